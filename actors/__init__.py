@@ -1,0 +1,1 @@
+"""One file for each kind of Ray actor, and the pool that keeps them alive."""

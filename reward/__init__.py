@@ -1,0 +1,1 @@
+"""What an answer is worth: the judge, CodeBLEU, explanation similarity, and their composition."""
