@@ -1,0 +1,377 @@
+"""The recipe: one frozen pydantic model a stage, read from YAML with dotted overrides.
+
+Every error names the key, what was given, what is allowed and, for an unknown key, the nearest right name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ledex_ray.errors import BadInput
+
+
+class Section(BaseModel):
+    """Base of every part of a recipe: frozen, and no key that nobody reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ModelConfig(Section):
+    """The policy: a hub id, a path, or a packaged name."""
+
+    name: str = Field("smollm2-135m", description="Packaged name, Hugging Face hub id or path of a causal LM.")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="Precision of engine and forward passes; auto probes this machine."
+    )
+    layout: Literal["auto", "chat", "plain"] = Field(
+        "auto", description="Prompt layout; auto uses the chat template where the tokenizer has one."
+    )
+    max_length: int = Field(1024, ge=64, description="Longest prompt + answer, in tokens.")
+    trust_remote_code: bool = False
+
+
+class ProblemsConfig(Section):
+    """Which problems each stage reads, as SPEC strings (see docs: formats)."""
+
+    train: str = "bundled@train"
+    validation: str = "bundled@validation"
+    heldout: tuple[str, ...] = ("bundled@heldout",)
+    limit: int | None = Field(None, ge=1, description="Use only the first N problems of each set.")
+    feedback: Literal["all", "public"] = Field("public", description="Tests whose results a prompt may show.")
+
+
+class SandboxConfig(Section):
+    """The judge and its pool."""
+
+    python: str | None = Field(None, description="Interpreter that runs candidates; default: the distribution's own.")
+    floor: Literal["A", "B", "C", "none"] = Field("B", description="Weakest isolation tier accepted.")
+    actors: int | None = Field(None, ge=1, description="Sandbox actors; default: one a core of the cluster.")
+    max_actors: int | None = Field(None, ge=1, description="Upper bound of a pool that grows with its queue.")
+    batch_size: int = Field(16, ge=1, description="Programs a Ray call.")
+    cpu_seconds: float = Field(5.0, gt=0)
+    memory_mb: int = Field(1024, ge=64)
+    deadline_seconds: float = Field(180.0, gt=0, description="After which a silent call is killed and requeued.")
+
+
+class RolloutConfig(Section):
+    """The vLLM engines."""
+
+    actors: int = Field(1, ge=1)
+    tensor_parallel: int = Field(1, ge=1)
+    gpus: float = Field(0, ge=0, description="GPUs an actor; 0 runs the CPU engine.")
+    max_num_seqs: int = Field(64, ge=1)
+    max_num_batched_tokens: int = Field(2048, ge=64)
+    kv_cache_gb: float = Field(1.0, gt=0, description="CPU engine: memory of the KV cache.")
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
+    enforce_eager: bool = True
+    threads: int | None = Field(None, ge=1, description="CPU engine: OpenMP threads; default: all cores.")
+    weight_transfer: Literal["auto", "shm", "gloo", "nccl", "ipc"] = "auto"
+    deadline_seconds: float = Field(600.0, gt=0)
+    ready_seconds: float = Field(600.0, gt=0, description="How long an engine may take to become ready.")
+
+
+class SamplingConfig(Section):
+    """How answers are drawn. Training needs top_p = 1 (anything else biases the ratio)."""
+
+    n: int = Field(8, ge=1)
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(256, ge=8)
+
+
+class SynthesisConfig(Section):
+    """Solve, judge, diagnose, refine, verify (LeDex, section 3.1)."""
+
+    solve: SamplingConfig = SamplingConfig(n=20, temperature=1.0)
+    refine: SamplingConfig = SamplingConfig(n=10, temperature=0.8)
+    shots: int = Field(0, ge=0, le=3, description="Worked examples before each problem.")
+    teacher: str | None = Field(None, description="Another model for explanations and refinements.")
+    max_wrong_per_problem: int = Field(20, ge=1)
+    seeded_bugs: int = Field(0, ge=0, description="One-edit mutants of canonical solutions a training problem.")
+    seed: int = 0
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (peft) instead of full fine-tuning."""
+
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+
+
+class LearnerConfig(Section):
+    """The DeepSpeed gang."""
+
+    ranks: int = Field(1, ge=1)
+    gpus: float = Field(0, ge=0, description="GPUs a rank; 0 trains on CPU over gloo.")
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    offload: bool = False
+    gradient_checkpointing: bool = False
+    lora: LoraConfig | None = None
+    tokens_per_micro_batch: int = Field(2048, ge=64, description="Padding-free budget of one forward pass.")
+    threads: int | None = Field(None, ge=1, description="CPU: threads a rank; default: cores / ranks.")
+    placement: Literal["PACK", "SPREAD"] = "PACK"
+    keep_checkpoints: int = Field(2, ge=1)
+    ready_seconds: float = Field(600.0, gt=0)
+    deadline_seconds: float = Field(3600.0, gt=0, description="Longest one update or checkpoint may take.")
+
+
+class OptimizerConfig(Section):
+    """AdamW with warm-up."""
+
+    lr: float = Field(2e-5, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    clip_grad_norm: float = Field(1.0, gt=0)
+
+
+class SFTConfig(Section):
+    """Supervised fine-tuning on correct solutions and verified refinements (LeDex, section 3.2)."""
+
+    optimizer: OptimizerConfig = OptimizerConfig(lr=2e-5, warmup_steps=500, schedule="cosine")
+    epochs: int = Field(2, ge=1)
+    batch_size: int = Field(128, ge=1, description="Examples a step, over all ranks.")
+    max_tokens: int | None = Field(None, ge=1000, description="Stop after this many training tokens in all.")
+    max_examples_per_problem: int = Field(8, ge=1, description="Cap of each kind of example a problem gives.")
+    kinds: tuple[Literal["solve", "direct", "explain"], ...] = ("solve", "direct", "explain")
+    canonical: bool = Field(False, description="Also use the problem's canonical solutions as correct ones.")
+    validation_fraction: float = Field(0.05, ge=0, lt=0.5)
+    patience: int | None = Field(None, ge=1, description="Stop after N evaluations without a lower validation loss.")
+    checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints and validations.")
+    seed: int = 0
+
+
+class RewardConfig(Section):
+    """The arms of the reward (METHOD, section 2)."""
+
+    arm: str = Field("paper", description="paper, tests_only, codebleu_only, hardened, or module:function.")
+    codebleu_weights: tuple[float, float, float, float] = (0.25, 0.25, 0.25, 0.25)
+    encoder: str = Field("minilm", description="Sentence encoder: packaged name, hub id or path.")
+    separated: bool = Field(False, description="Two returns, so that R(r) does not flow into the explanation.")
+    allow_weak: bool = False
+    max_references: int = Field(10, ge=1)
+
+
+class PPOConfig(Section):
+    """The policy update (METHOD, section 3)."""
+
+    algorithm: Literal["ppo", "grpo", "rloo", "reinforce++"] = "ppo"
+    optimizer: OptimizerConfig = OptimizerConfig(lr=2e-6)
+    iterations: int = Field(100, ge=1)
+    prompts_per_iteration: int = Field(16, ge=1)
+    sampling: SamplingConfig = SamplingConfig(n=4, temperature=1.0)
+    instructions: tuple[Literal["direct", "explain"], ...] = ("direct", "explain")
+    minibatch_episodes: int = Field(64, ge=1, description="Episodes an optimizer step, over all ranks.")
+    epochs: int = Field(1, ge=1, description="Passes over each batch.")
+    clip_range: float = Field(0.2, gt=0)
+    clip_range_high: float | None = Field(None, gt=0)
+    dual_clip: float | None = Field(None, gt=1)
+    value_clip: float | None = Field(None, gt=0)
+    value_coef: float = Field(0.1, ge=0)
+    value_lr: float | None = Field(None, gt=0, description="Learning rate of the value head; default: the policy's.")
+    detach_value: bool = Field(False, description="The value loss does not reach the trunk.")
+    separate_critic: bool = False
+    critic_warmup: int = Field(1, ge=0, description="First iterations that train the value head alone.")
+    entropy_coef: float = Field(0.0, ge=0)
+    gamma: float = Field(1.0, gt=0, le=1)
+    lam: float = Field(1.0, ge=0, le=1)
+    kl_coef: float = Field(0.05, ge=0)
+    kl_target: float | None = Field(None, gt=0, description="Adaptive KL controller's target; none: fixed.")
+    kl_placement: Literal["reward", "loss"] = "reward"
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    tis_cap: float = Field(2.0, gt=0, description="C of truncated importance sampling.")
+    old_policy: Literal["recomputed", "behaviour"] = "recomputed"
+    whiten_advantages: bool = True
+    loss_aggregation: Literal["token", "sequence"] = "token"
+    mask_truncated: bool = Field(False, description="Leave over-long answers out of the loss.")
+    filter_groups: bool = Field(False, description="Replace groups whose rewards do not vary.")
+    mode: Literal["synchronous", "asynchronous"] = "synchronous"
+    max_staleness: int = Field(1, ge=0)
+    turns: int = Field(1, ge=1, description="Refinement turns in an episode.")
+    validate_every: int = Field(10, ge=1)
+    validation_samples: int = Field(1, ge=1)
+    checkpoint_every: int = Field(5, ge=1)
+    reload_tolerance: float = Field(0.05, gt=0, description="Largest mean |engine - learner| log-prob gap accepted.")
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _kl_is_an_estimate_with_a_gradient(self) -> PPOConfig:
+        if self.kl_placement == "loss" and self.kl_estimator == "k1":
+            raise ValueError("kl_placement=loss with kl_estimator=k1 has zero expected gradient; use k2 or k3")
+        if self.kl_placement == "reward" and self.kl_estimator == "k2":
+            raise ValueError("kl_placement=reward takes kl_estimator k1 or k3")
+        if self.sampling.top_p != 1.0:
+            raise ValueError("ppo.sampling.top_p must be 1: anything else biases the importance ratio")
+        if self.algorithm in ("grpo", "rloo") and self.sampling.n < 2:
+            raise ValueError(f"{self.algorithm} compares answers within a group: ppo.sampling.n must be at least 2")
+        return self
+
+
+class EvaluationConfig(Section):
+    """What is measured on held-out problems (METHOD, sections 6 and 8)."""
+
+    sampling: SamplingConfig = SamplingConfig(n=10, temperature=0.8)
+    k: tuple[int, ...] = (1, 10)
+    rounds: int = Field(1, ge=1, le=5)
+    modes: tuple[Literal["direct", "explain", "resample", "random_feedback", "no_feedback"], ...] = (
+        "direct",
+        "explain",
+        "resample",
+    )
+    bugs_per_problem: int = Field(4, ge=0, description="Wrong solutions a problem in the fixed bug set; 0: none.")
+    bug_refinements: int = Field(1, ge=1, description="Refinements of each fixed bug and mode.")
+    bootstrap: int = Field(2000, ge=100)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _k_within_n(self) -> EvaluationConfig:
+        if max(self.k) > self.sampling.n:
+            raise ValueError(f"k={max(self.k)} needs at least as many samples, but sampling.n={self.sampling.n}")
+        return self
+
+
+class TrackingConfig(Section):
+    """Where metrics go beside the run directory."""
+
+    wandb: Literal["auto", "offline", "online", "disabled"] = Field(
+        "auto", description="auto: online when an API key is set, else offline."
+    )
+    project: str = "ledex-ray"
+
+
+class Recipe(Section):
+    """Everything a run does. `recipe_hash` of two runs is equal iff they are the same experiment."""
+
+    run: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run directory.")
+    stages: tuple[Literal["synthesize", "sft", "ppo", "evaluate", "report"], ...] = (
+        "synthesize",
+        "sft",
+        "ppo",
+        "evaluate",
+        "report",
+    )
+    model: ModelConfig = ModelConfig()
+    problems: ProblemsConfig = ProblemsConfig()
+    sandbox: SandboxConfig = SandboxConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    synthesis: SynthesisConfig = SynthesisConfig()
+    learner: LearnerConfig = LearnerConfig()
+    sft: SFTConfig = SFTConfig()
+    reward: RewardConfig = RewardConfig()
+    ppo: PPOConfig = PPOConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+
+def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe in a YAML file with `key.sub=value` overrides applied.
+
+    Raises BadInput that names the file or flag, the key, the value and what is allowed.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise BadInput(str(path), f"cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(str(path), f"is not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(tree, dict):
+        raise BadInput(str(path), "holds no mapping", given=tree, expected="keys such as 'model' and 'sft'")
+    tree.setdefault("run", path.stem)
+    for override in overrides:
+        _apply(tree, override)
+    return recipe_from_tree(tree, where=str(path))
+
+
+def recipe_from_tree(tree: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """The typed recipe of a plain mapping; raises BadInput for the first thing that is wrong with it."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "recipe"
+        if first["type"] == "extra_forbidden":
+            raise BadInput(where, f"unknown key '{key}'{_nearest(first['loc'])}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise BadInput(where, f"key '{key}'", given=first["input"] if first["loc"] else None, expected=message) from error
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Twelve hex digits of the resolved recipe, its name left out."""
+    tree = recipe.model_dump(mode="json", exclude={"run"})
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def differing_keys(a: Recipe, b: Recipe) -> list[str]:
+    """Dotted keys in which two recipes differ, with both values, as "key: A -> B"."""
+    left, right = _flatten(a.model_dump(mode="json")), _flatten(b.model_dump(mode="json"))
+    return [
+        f"{key}: {left.get(key)!r} -> {right.get(key)!r}"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key)
+    ]
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise BadInput("override", "is not of the form key=value", given=override, expected="e.g. sft.epochs=1")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInput(f"override {key}", "value is not valid YAML", given=text) from error
+    if isinstance(value, str):  # YAML reads 2e-6 as text: its floats need a dot
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    *parents, last = key.strip().split(".")
+    if not parents and last == "model":  # the documented short form: model=HUB_ID_OR_PATH
+        parents, last = ["model"], "name"
+    node = tree
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise BadInput(f"override {key}", f"'{parent}' holds a value, not a section", given=node)
+    node[last] = value
+
+
+def _nearest(loc: tuple[int | str, ...]) -> str:
+    section: Any = Recipe
+    for part in loc[:-1]:
+        field = section.model_fields.get(part) if isinstance(section, type) else None
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
+        section = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if section is None:
+            return ""
+    close = difflib.get_close_matches(str(loc[-1]), section.model_fields, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{'.'.join(map(str, [*loc[:-1], close[0]]))}'?"
+    return f"; allowed here: {', '.join(section.model_fields)}"
