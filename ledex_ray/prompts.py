@@ -1,0 +1,281 @@
+"""Every instruction that a model sees, and the parsing of its answers back into (explanation, code).
+
+A prompt is a tuple of messages; `ledex_ray.chat` turns it into token ids under the model's chat template or a
+plain layout. Parsing is lenient, because small models forget fences and append prose, and linear in the text.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from ledex_ray.problems import AssertTest, CallTest, Problem, StdioTest, Test
+from ledex_ray.records import Instruction
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+Prompt = tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A parsed answer; spans are character offsets [start, end) into its text, (0, 0) where a part is missing."""
+
+    explanation: str = ""
+    code: str = ""
+    explanation_span: tuple[int, int] = (0, 0)
+    code_span: tuple[int, int] = (0, 0)
+
+
+SOLVE = "Answer with the Python function in one ```python block and nothing else."
+WRONG = "This code is wrong.\n{feedback}"
+WRONG_SILENT = "This code is wrong."
+REFINE = {
+    Instruction.DIRECT: "Answer with the corrected function in one ```python block and nothing else.",
+    Instruction.EXPLAIN: (
+        "First explain in one or two sentences what is wrong, then give the corrected function in one ```python block."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A worked example: a task, a wrong try with its feedback, an explanation, the right code."""
+
+    text: str
+    test: str
+    wrong: str
+    feedback: str
+    explanation: str
+    code: str
+
+
+SHOTS = (
+    Shot(
+        text="Write a function `warm_days(temps, limit)` that returns how many temperatures are above limit.",
+        test="assert warm_days([18, 25, 31], 20) == 2",
+        wrong="def warm_days(temps, limit):\n    count = 0\n    for t in temps:\n"
+        "        if t < limit:\n            count += 1\n    return count",
+        feedback="The call warm_days([18, 25, 31], 20) returned 1, but 2 was expected.",
+        explanation="The comparison is turned round: `t < limit` counts the days below the limit. "
+        "It must be `t > limit`.",
+        code="def warm_days(temps, limit):\n    count = 0\n    for t in temps:\n"
+        "        if t > limit:\n            count += 1\n    return count",
+    ),
+    Shot(
+        text="Write a function `join_initials(words)` that returns the first letter of each word as one string.",
+        test='assert join_initials(["red", "ant"]) == "ra"',
+        wrong='def join_initials(words):\n    return "".join(w[1] for w in words)',
+        feedback="The call join_initials(['red', 'ant']) returned 'en', but 'ra' was expected.",
+        explanation="The index is off by one: `w[1]` is the second letter of a word. The first is `w[0]`.",
+        code='def join_initials(words):\n    return "".join(w[0] for w in words)',
+    ),
+    Shot(
+        text="Write a function `total_price(prices, discount)` that returns the sum of prices minus the discount.",
+        test="assert total_price([5, 7], 2) == 10",
+        wrong="def total_price(prices, discount):\n    total = 0\n    for p in prices:\n"
+        "        total = p\n    return total - discount",
+        feedback="The call total_price([5, 7], 2) returned 5, but 10 was expected.",
+        explanation="`total = p` overwrites the sum in each step, so only the last price is kept. "
+        "Each price must be added with `total += p`.",
+        code="def total_price(prices, discount):\n    total = 0\n    for p in prices:\n"
+        "        total += p\n    return total - discount",
+    ),
+)
+
+
+def solve_prompt(problem: Problem, shots: int = 0) -> Prompt:
+    """The messages that ask for a first solution, after `shots` worked examples."""
+    return (*_solve_shots(shots), Message("user", _task(problem.text, _shown_tests(problem))))
+
+
+def refine_prompt(
+    problem: Problem, wrong_code: str, feedback: str, instruction: Instruction, shots: int = 0
+) -> Prompt:
+    """The messages that ask for a refinement: the wrong code stands in the history as the model's own turn.
+
+    An empty `feedback` says only that the code is wrong (the no-feedback control).
+    """
+    return (
+        *_refine_shots(shots, instruction),
+        Message("user", _task(problem.text, _shown_tests(problem))),
+        Message("assistant", fenced(wrong_code)),
+        Message("user", _complaint(feedback, instruction)),
+    )
+
+
+def explained_answer(explanation: str, code: str) -> str:
+    """The answer text of an (explanation, refinement) pair, as training data shows it."""
+    return f"{explanation.strip()}\n\n{fenced(code)}"
+
+
+def fenced(code: str) -> str:
+    """Code in one python block."""
+    return f"```python\n{code.strip(chr(10))}\n```"
+
+
+def show_test(problem: Problem, test: Test) -> str:
+    """A test as a reader understands it; empty for tests that have no short form."""
+    match test:
+        case AssertTest(code):
+            return code.strip()
+        case CallTest(args, expected, kwargs):
+            return f"assert {show_call(problem.entry_point, args, kwargs)} == {expected}"
+        case StdioTest(stdin, stdout):
+            return f"Input:\n{stdin.strip()}\nOutput:\n{stdout.strip()}"
+    return ""
+
+
+def show_call(entry_point: str, args: str, kwargs: str = "{}") -> str:
+    """`f(1, [2], key=3)` of literal texts "(1, [2])" and "{'key': 3}"."""
+    try:
+        shown = [ast.unparse(node) for node in _elements(args)]
+        named = ast.parse(kwargs, mode="eval").body
+    except SyntaxError:
+        return f"{entry_point}(*{args})"
+    if isinstance(named, ast.Dict):
+        pairs = zip(named.keys, named.values, strict=True)
+        shown += [f"{k.value}={ast.unparse(v)}" for k, v in pairs if isinstance(k, ast.Constant)]
+    return f"{entry_point}({', '.join(shown)})"
+
+
+def _elements(args: str) -> list[ast.expr]:
+    node = ast.parse(args, mode="eval").body
+    return list(node.elts) if isinstance(node, ast.Tuple | ast.List) else [node]
+
+
+def _task(text: str, tests: str) -> str:
+    shown = f"\n\nIt must pass:\n{tests}" if tests else ""
+    return f"{text.strip()}{shown}\n\n{SOLVE}"
+
+
+def _shown_tests(problem: Problem, longest: int = 400) -> str:
+    shown = [show_test(problem, test) for test in problem.public_tests]
+    return "\n".join(text for text in shown if text and len(text) <= longest)
+
+
+def _complaint(feedback: str, instruction: Instruction) -> str:
+    complaint = WRONG.format(feedback=feedback.strip()) if feedback.strip() else WRONG_SILENT
+    return f"{complaint}\n\n{REFINE[instruction]}"
+
+
+def _solve_shots(count: int) -> Prompt:
+    turns: list[Message] = []
+    for shot in SHOTS[:count]:
+        turns += [Message("user", _task(shot.text, shot.test)), Message("assistant", fenced(shot.code))]
+    return tuple(turns)
+
+
+def _refine_shots(count: int, instruction: Instruction) -> Prompt:
+    turns: list[Message] = []
+    for shot in SHOTS[:count]:
+        answer = fenced(shot.code)
+        if instruction is Instruction.EXPLAIN:
+            answer = explained_answer(shot.explanation, shot.code)
+        turns += [
+            Message("user", _task(shot.text, shot.test)),
+            Message("assistant", fenced(shot.wrong)),
+            Message("user", _complaint(shot.feedback, instruction)),
+            Message("assistant", answer),
+        ]
+    return tuple(turns)
+
+
+PROMPT_VERSION = hashlib.sha256(repr((SOLVE, WRONG, WRONG_SILENT, REFINE, SHOTS)).encode()).hexdigest()[:8]
+
+# ---- parsing -------------------------------------------------------------------------------------------------
+
+_FENCE = re.compile(r"^[ \t]*```[^\n`]*$", re.MULTILINE)
+_STARTS_CODE = re.compile(r"^(?:def |async def |class |import |from \S+ import |@\w)", re.MULTILINE)
+_CONTINUES_CODE = re.compile(r"^(?:[ \t]|$|def |async def |class |import |from |@|#|[)\]}]|if |for |while |[A-Za-z_]\w* *=)")
+
+
+def parse_answer(text: str, instruction: str, entry_point: str = "") -> Answer:
+    """The (explanation, code) of an answer to "solve", "direct" or "explain".
+
+    The code is the block that defines `entry_point`, else the last block; where fences are missing, the lines from
+    the first definition or import to the first line of prose. Only "explain" answers have an explanation: the
+    prose before the code.
+    """
+    span = _code_span(text, entry_point)
+    if span is None:
+        start, end = _strip(text, 0, len(text)) if instruction == Instruction.EXPLAIN else (0, 0)
+        return Answer(explanation=text[start:end], explanation_span=(start, end) if end > start else (0, 0))
+    start, end = span
+    code = text[start:end]
+    if instruction != Instruction.EXPLAIN:
+        return Answer(code=code, code_span=span)
+    stop = _before_fence(text, start)
+    left, right = _strip(text, 0, stop)
+    if right <= left:
+        return Answer(code=code, code_span=span)
+    return Answer(text[left:right], code, (left, right), span)
+
+
+def _before_fence(text: str, start: int) -> int:
+    """Where the prose before the code ends: before the opening fence, where there is one."""
+    line = text.rfind("\n", 0, max(start - 1, 0)) + 1
+    return line if text[line:start].lstrip().startswith("```") else start
+
+
+def _code_span(text: str, entry_point: str) -> tuple[int, int] | None:
+    blocks = _blocks(text)
+    wanted = f"def {entry_point}(" if entry_point else "def "
+    for start, end in reversed(blocks):
+        if wanted in text[start:end]:
+            return start, end
+    bare = _bare_code(text)
+    if bare and (not blocks or wanted in text[bare[0] : bare[1]]):
+        return bare
+    filled = [(start, end) for start, end in blocks if text[start:end].strip()]
+    return filled[-1] if filled else bare
+
+
+def _blocks(text: str) -> list[tuple[int, int]]:
+    """Spans between fences, in order; an unclosed block runs to the end of the text."""
+    fences = [(m.start(), m.end()) for m in _FENCE.finditer(text)]
+    blocks = []
+    index = 0
+    while index < len(fences):
+        start = min(fences[index][1] + 1, len(text))
+        closed = index + 1 < len(fences)
+        end = fences[index + 1][0] if closed else len(text)
+        # A lone closing fence after bare code is not an opening one: the bare-code rule takes that answer.
+        if closed or text[start:end].strip():
+            blocks.append((start, max(start, end)))
+        index += 2
+    return blocks
+
+
+def _bare_code(text: str) -> tuple[int, int] | None:
+    first = _STARTS_CODE.search(text)
+    if not first:
+        return None
+    start = position = end = first.start()
+    for line in text[start:].splitlines(keepends=True):
+        if line.lstrip().startswith("```") or not _CONTINUES_CODE.match(line):
+            break
+        position += len(line)
+        if line.strip():
+            end = position
+    return start, end
+
+
+def _strip(text: str, start: int, end: int) -> tuple[int, int]:
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return start, end
