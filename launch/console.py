@@ -1,0 +1,75 @@
+"""What a person sees while a stage runs: a progress bar on a terminal, plain log lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True)
+log = logging.getLogger("ledex")
+
+
+def configure_logging(verbose: bool = False) -> None:
+    """Sends the project's log lines to standard error; libraries speak up from warnings on."""
+    level = logging.DEBUG if verbose else logging.INFO
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, rich_tracebacks=True)
+        handler.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for name in ("ledex", "ledex_ray", "actors", "reward", "launch"):
+        logging.getLogger(name).setLevel(level)
+
+
+class Task:
+    """One running piece of work: how far it is, and a word on how it goes."""
+
+    def __init__(self, title: str, total: int, progress: Progress | None, quiet_seconds: float) -> None:
+        self.title, self.total, self.done = title, max(total, 1), 0
+        self._progress, self._quiet_seconds = progress, quiet_seconds
+        self._start = self._last = time.monotonic()
+        self._bar = progress.add_task(title, total=self.total, note="") if progress else None
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Moves on by so many steps; `note` says how it goes (a loss, a pass rate)."""
+        self.done += steps
+        if self._progress is not None and self._bar is not None:
+            self._progress.update(self._bar, advance=steps, note=note)
+            return
+        now = time.monotonic()
+        if now - self._last < self._quiet_seconds and self.done < self.total:
+            return
+        self._last = now
+        elapsed = now - self._start
+        left = elapsed / max(self.done, 1) * max(self.total - self.done, 0)
+        log.info("%s: %d/%d, %.0f s, about %.0f s to go  %s", self.title, self.done, self.total, elapsed, left, note)
+
+
+@contextmanager
+def task(title: str, total: int, quiet_seconds: float = 10.0) -> Iterator[Task]:
+    """A piece of work with so many steps; on a terminal a bar, elsewhere a line each `quiet_seconds`."""
+    if not console.is_terminal:
+        log.info("%s: %d to do", title, total)
+        yield Task(title, total, None, quiet_seconds)
+        return
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("to go"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield Task(title, total, progress, quiet_seconds)
