@@ -18,10 +18,7 @@ PACKAGE_WEIGHTS: Weights = (0.25, 0.25, 0.25, 0.25)
 
 @dataclass(frozen=True)
 class CodeBleuScore:
-    """CodeBLEU with its four components, each in [0, 1] in the repaired form, up to 1.11 in the package's.
-
-    Components are the mean over references of the single-reference value.
-    """
+    """CodeBLEU with its four components, each in [0, 1]: the mean over references of the single-reference values."""
 
     score: float
     ngram: float
