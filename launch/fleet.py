@@ -1,0 +1,130 @@
+"""The long-lived actors of a run, started when first asked for and shared by all its stages.
+
+One set of rollout engines serves synthesis, PPO and evaluation: only its weights change. Actors are never detached;
+they end with the driver.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import ray
+
+from actors.embedder import EmbedderActor
+from actors.local_ray import start_ray
+from actors.rollout import RolloutGroup
+from actors.sandbox import SandboxGroup
+from launch.console import log
+from launch.model_cache import resolve_encoder, resolve_model
+from ledex_ray.chat import Renderer
+from ledex_ray.config import ModelConfig, Recipe
+
+
+class Fleet:
+    """Rollout engines, sandboxes and the embedder of one run, and the tokenizer they agree on."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.model_path = resolve_model(recipe.model.name)
+        self._started: list[RolloutGroup | SandboxGroup] = []
+        start_ray()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends every actor that was started."""
+        for group in self._started:
+            group.shutdown()
+        if "embedder" in self.__dict__:
+            ray.kill(self.embedder)
+        ray.shutdown()
+
+    @cached_property
+    def model(self) -> ModelConfig:
+        """The model section with its dtype settled for this machine."""
+        return self.recipe.model.model_copy(update={"dtype": settle_dtype(self.recipe.model.dtype)})
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """Messages to token ids, for this run's model."""
+        return _renderer(self.model_path, self.recipe.model)
+
+    @cached_property
+    def rollout(self) -> RolloutGroup:
+        """The vLLM engines, ready to serve the base model."""
+        log.info("starting %d rollout engine(s) on %s", self.recipe.rollout.actors, self.model_path.name)
+        group = RolloutGroup(self.recipe.rollout, self.model, self.model_path)
+        self._started.append(group)
+        return group
+
+    @cached_property
+    def sandbox(self) -> SandboxGroup:
+        """The sandbox pool."""
+        group = SandboxGroup(self.recipe.sandbox)
+        self._started.append(group)
+        return group
+
+    @cached_property
+    def embedder(self) -> ray.actor.ActorHandle:
+        """The actor that holds the explanation encoder."""
+        return EmbedderActor.remote(str(resolve_encoder(self.recipe.reward.encoder)))  # type: ignore[attr-defined]
+
+    @contextmanager
+    def teacher(self, name: str | None) -> Iterator[tuple[RolloutGroup, Renderer]]:
+        """Engines and renderer of the teacher for as long as they are needed; the policy's own for None."""
+        if name is None:
+            yield self.rollout, self.renderer
+            return
+        path, model = resolve_model(name), self.model.model_copy(update={"name": name, "layout": "auto"})
+        log.info("starting %d rollout engine(s) on the teacher %s", self.recipe.rollout.actors, name)
+        group = RolloutGroup(self.recipe.rollout, model, path)
+        try:
+            yield group, _renderer(path, model)
+        finally:
+            group.shutdown()
+
+    def serve(self, path: Path, version: int) -> None:
+        """Puts the weights of a Hugging Face directory on every engine."""
+        self.rollout.load(path, version)
+
+
+def _renderer(path: Path, model: ModelConfig) -> Renderer:
+    from transformers import AutoTokenizer
+
+    return Renderer(AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code), model.layout)
+
+
+def settle_dtype(wanted: str) -> str:
+    """bfloat16 where this machine multiplies it faster than float32 (a GPU, or a CPU with AMX), else float32."""
+    if wanted != "auto":
+        return wanted
+    import torch
+
+    if torch.cuda.is_available():
+        return "bfloat16"
+    return "bfloat16" if _seconds(torch.bfloat16) < 0.8 * _seconds(torch.float32) else "float32"
+
+
+def _seconds(dtype: object, size: int = 768, repeats: int = 8) -> float:
+    import time
+
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))  # type: ignore[call-overload]
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - start)
+    return best

@@ -1,0 +1,150 @@
+"""Sampling with judging as one streaming Ray Data job, over the rollout actors and the sandbox pool all stages share.
+
+The mapped functions are thin clients: they hold no engine, so a job starts nothing that costs. Each item goes through
+`sample` (vLLM) and `judge` (parse, unit tests, CodeBLEU) and comes back as one `Judged`, in the order they finish.
+`ray.data.llm` is not used because it owns its engines and cannot take new weights.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.data
+from ray.data import DataContext, TaskPoolStrategy
+
+from actors.rollout import Completion, GenerationRequest, RolloutClient, RolloutGroup
+from actors.sandbox import SandboxClient, ScoreRequest, ScoreResult
+from launch.fleet import Fleet
+from ledex_ray.problems import Problem
+from ledex_ray.records import Provenance
+from reward.terms import TextJob
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt to sample from, and what its answers are judged against."""
+
+    id: str
+    problem_id: str
+    prompt_ids: tuple[int, ...]
+    n: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int
+    instruction: str  # solve, direct or explain
+    wrong_code: str = ""
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An item with its completions and, for each, what the sandbox said."""
+
+    item: Item
+    completions: tuple[Completion, ...]
+    scores: tuple[ScoreResult, ...]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The first mapped function: items of one block to completions."""
+
+    client: RolloutClient
+
+    def __call__(self, block: Mapping[str, Any]) -> dict[str, list[Any]]:
+        items: list[Item] = _unpack(block["item"])
+        requests = [
+            GenerationRequest(i.id, i.prompt_ids, i.n, i.temperature, i.top_p, i.max_tokens, i.seed, i.stop)
+            for i in items
+        ]
+        done = {generation.id: generation.completions for generation in self.client.generate(requests)}
+        return {"sampled": _pack((i, done[i.id]) for i in items)}
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The second mapped function: completions to verdicts."""
+
+    client: SandboxClient
+    problems: ray.ObjectRef
+
+    def __call__(self, block: Mapping[str, Any]) -> dict[str, list[Any]]:
+        problems: Mapping[str, Problem] = ray.get(self.problems)
+        sampled: list[tuple[Item, tuple[Completion, ...]]] = _unpack(block["sampled"])
+        requests = []
+        for item, completions in sampled:
+            problem = problems[item.problem_id]
+            for index, completion in enumerate(completions):
+                job = TextJob(
+                    id=f"{item.id}@{index}",
+                    text=completion.text,
+                    instruction=item.instruction,
+                    entry_point=problem.entry_point,
+                    wrong_code=item.wrong_code,
+                    codebleu=False,
+                )
+                requests.append(ScoreRequest(job.id, problem, job, execute=True))
+        scores = {result.id: result for result in self.client.score(requests)}
+        judged = [
+            Judged(item, tuple(completions), tuple(scores[f"{item.id}@{n}"] for n in range(len(completions))))
+            for item, completions in sampled
+        ]
+        return {"judged": _pack(judged)}
+
+
+def sample_and_judge(
+    items: Sequence[Item],
+    problems: Mapping[str, Problem],
+    fleet: Fleet,
+    engines: RolloutGroup | None = None,
+    sequences_in_flight: int = 128,
+) -> Iterator[Judged]:
+    """Every item sampled (by the fleet's own engines unless others are given) and judged, as they finish."""
+    if not items:
+        return
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    context.execution_options.preserve_order = False
+    context.print_on_execution_start = False
+    # Two blocks sample at a time: while one waits for its longest answers, the other keeps the engine full.
+    per_block = max(1, sequences_in_flight // 2 // max(item.n for item in items))
+    rows = ray.data.from_items([{"item": i} for i in _pack(items)], override_num_blocks=-(-len(items) // per_block))
+    sampled = rows.map_batches(
+        Sampler((engines or fleet.rollout).client()), batch_size=None, num_cpus=0.25, compute=TaskPoolStrategy(size=2)
+    )
+    judged = sampled.map_batches(
+        Scorer(fleet.sandbox.client(), ray.put(dict(problems))),
+        batch_size=None,
+        num_cpus=0.2,  # not the sampler's figure: equal ones would be fused into one task
+        compute=TaskPoolStrategy(size=2),
+    )
+    for row in judged.iter_rows():
+        yield pickle.loads(row["judged"])
+
+
+def _pack(values: Iterable[Any]) -> list[bytes]:
+    """Our own records as one column of bytes: Arrow has no type for them."""
+    return [pickle.dumps(value) for value in values]
+
+
+def _unpack(column: Iterable[bytes]) -> list[Any]:
+    return [pickle.loads(value) for value in column]
+
+
+def provenance(item: Item, completion: Completion, source: str, model: str, prompt_version: str) -> Provenance:
+    """Where a sampled text came from."""
+    return Provenance(
+        source=source,
+        model=model,
+        prompt_version=prompt_version,
+        temperature=item.temperature,
+        seed=item.seed,
+        n_prompt_tokens=len(item.prompt_ids),
+        n_tokens=len(completion.token_ids),
+    )

@@ -1,0 +1,53 @@
+"""The problem sets of a recipe, loaded and checked: training never sees a test or held-out problem."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ledex_ray.config import Recipe
+from ledex_ray.errors import BadInput
+from ledex_ray.problems import Problem
+from ledex_ray.readers import load_problems
+
+TRAINABLE = ("train", "prompt", "")
+
+
+def training_problems(recipe: Recipe) -> dict[str, Problem]:
+    """The training set by id. Raises BadInput where the recipe names test, validation or held-out problems."""
+    return _by_id(_trained_on("problems.train", recipe.problems.train, TRAINABLE), recipe.problems.limit)
+
+
+def validation_problems(recipe: Recipe) -> dict[str, Problem]:
+    """The held-in validation set by id."""
+    spec = recipe.problems.validation
+    return _by_id(_trained_on("problems.validation", spec, ("validation", *TRAINABLE)), recipe.problems.limit)
+
+
+def heldout_problems(recipe: Recipe) -> dict[str, Problem]:
+    """All held-out sets by id."""
+    problems = [p for spec in recipe.problems.heldout for p in _limited(load_problems(spec), recipe.problems.limit)]
+    return {p.id: p for p in problems}
+
+
+def _trained_on(key: str, spec: str, splits: Sequence[str]) -> list[Problem]:
+    problems = load_problems(spec)
+    wrong = next((p for p in problems if p.split not in splits), None)
+    if wrong is not None:
+        raise BadInput(
+            f"recipe key '{key}'",
+            f"holds problem {wrong.id} of the {wrong.split} split",
+            given=spec,
+            expected="a set that is not measured on, e.g. bundled@train or mbpp@train",
+        )
+    return problems
+
+
+def _limited(problems: Sequence[Problem], limit: int | None) -> Sequence[Problem]:
+    """The first N, taken evenly through the set so that its difficulties stay mixed."""
+    if limit is None or limit >= len(problems):
+        return problems
+    return [problems[i * len(problems) // limit] for i in range(limit)]
+
+
+def _by_id(problems: Sequence[Problem], limit: int | None) -> dict[str, Problem]:
+    return {p.id: p for p in _limited(problems, limit)}

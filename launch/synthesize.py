@@ -1,0 +1,255 @@
+"""Synthesis: solve, judge, diagnose, refine, verify (LeDex, sections 3.1 and 4.1).
+
+`synthesis/solve` holds attempts, `synthesis/refine` refinements; both resume at the items that no part holds.
+Beside the model's own failures there may be seeded bugs (METHOD, section 7), marked as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from launch.console import log, task
+from launch.fleet import Fleet
+from launch.jobs import Item, Judged, provenance, sample_and_judge
+from launch.parts import Parts, PartWriter
+from launch.problem_sets import training_problems
+from launch.rundir import RunDirectory
+from launch.seeding import seeded_trajectories
+from ledex_ray.chat import Renderer
+from ledex_ray.config import Recipe, SamplingConfig
+from ledex_ray.problems import Problem
+from ledex_ray.prompts import PROMPT_VERSION, refine_prompt, solve_prompt
+from ledex_ray.records import Attempt, Instruction, Refinement, Status, Trajectory
+
+STAGE = "synthesis"
+
+
+def synthesize(run: RunDirectory, fleet: Fleet) -> None:
+    """Runs or resumes the stage; its summary is the paper's Table 1 for this run."""
+    recipe, problems = run.recipe, training_problems(run.recipe)
+    attempts = _solve(run, fleet, problems)
+    wrong = pick_wrong(attempts, recipe.synthesis.max_wrong_per_problem)
+    refinements = _refine(run, fleet, problems, wrong)
+    if recipe.synthesis.seeded_bugs:
+        _seed_bugs(run, fleet, problems)
+    run.finish(STAGE, summarize(attempts, wrong, refinements, load_trajectories(run)))
+
+
+def load_attempts(run: RunDirectory) -> list[Attempt]:
+    """Every attempt of the run, the model's own and seeded ones."""
+    return Parts(run.root / STAGE / "solve", Attempt).read()
+
+
+def load_trajectories(run: RunDirectory) -> list[Trajectory]:
+    """Every wrong attempt that has refinements, with all of them."""
+    by_attempt: dict[str, list[Refinement]] = {}
+    for refinement in Parts(run.root / STAGE / "refine", Refinement).read():
+        by_attempt.setdefault(refinement.attempt_id, []).append(refinement)
+    attempts = {a.id: a for a in load_attempts(run)}
+    return [
+        Trajectory(attempts[id], shown_feedback(run.recipe, attempts[id]), tuple(refinements))
+        for id, refinements in sorted(by_attempt.items())
+    ]
+
+
+def shown_feedback(recipe: Recipe, attempt: Attempt) -> str:
+    """The feedback that a prompt may show under this recipe."""
+    return attempt.verdict.feedback_all if recipe.problems.feedback == "all" else attempt.verdict.feedback
+
+
+def pick_wrong(attempts: Sequence[Attempt], most: int) -> list[Attempt]:
+    """The distinct wrong solutions, at most so many a problem; an infrastructure fault is not a wrong solution."""
+    picked: list[Attempt] = []
+    seen: dict[str, set[str]] = {}
+    for attempt in sorted(attempts, key=lambda a: (a.problem_id, a.index)):
+        codes = seen.setdefault(attempt.problem_id, set())
+        usable = attempt.code and attempt.verdict.status not in (Status.PASSED, Status.INFRA, Status.REJECTED)
+        if usable and len(codes) < most and attempt.code.strip() not in codes:
+            codes.add(attempt.code.strip())
+            picked.append(attempt)
+    return picked
+
+
+def to_attempt(judged: Judged, index: int, model: str) -> Attempt:
+    """One completion of a solve item as a record."""
+    completion, score = judged.completions[index], judged.scores[index]
+    return Attempt(
+        id=f"{judged.item.problem_id}#{index}",
+        problem_id=judged.item.problem_id,
+        index=index,
+        text=completion.text,
+        code=score.terms.answer.code,
+        verdict=score.verdict,
+        provenance=provenance(judged.item, completion, "model", model, PROMPT_VERSION),
+    )
+
+
+def to_refinement(judged: Judged, index: int, attempt_id: str, model: str, source: str = "model") -> Refinement:
+    """One completion of a refine item as a record."""
+    completion, score = judged.completions[index], judged.scores[index]
+    return Refinement(
+        id=f"{attempt_id}/{judged.item.instruction}{index}",
+        attempt_id=attempt_id,
+        problem_id=judged.item.problem_id,
+        index=index,
+        instruction=Instruction(judged.item.instruction),
+        text=completion.text,
+        explanation=score.terms.answer.explanation,
+        code=score.terms.answer.code,
+        verdict=score.verdict,
+        provenance=provenance(judged.item, completion, source, model, PROMPT_VERSION),
+        copied=score.terms.copied,
+    )
+
+
+def solve_item(problem: Problem, renderer: Renderer, sampling: SamplingConfig, seed: int, shots: int = 0) -> Item:
+    """A prompt for first solutions of one problem."""
+    return Item(
+        id=problem.id,
+        problem_id=problem.id,
+        prompt_ids=tuple(renderer.prompt_ids(solve_prompt(problem, shots))),
+        n=sampling.n,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        seed=seed,
+        instruction="solve",
+        stop=renderer.stop,
+    )
+
+
+def refine_item(
+    attempt: Attempt,
+    problem: Problem,
+    feedback: str,
+    instruction: Instruction,
+    renderer: Renderer,
+    sampling: SamplingConfig,
+    seed: int,
+    shots: int = 0,
+) -> Item:
+    """A prompt for refinements of one wrong attempt."""
+    prompt = refine_prompt(problem, attempt.code, feedback, instruction, shots)
+    return Item(
+        id=f"{attempt.id}/{instruction}",
+        problem_id=problem.id,
+        prompt_ids=tuple(renderer.prompt_ids(prompt)),
+        n=sampling.n,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        seed=seed,
+        instruction=instruction,
+        wrong_code=attempt.code,
+        stop=renderer.stop,
+    )
+
+
+def fits(item: Item, max_length: int) -> bool:
+    """Whether the engine can hold the prompt and its longest answer."""
+    return len(item.prompt_ids) + item.max_tokens <= max_length
+
+
+def _solve(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem]) -> list[Attempt]:
+    recipe = run.recipe
+    parts = Parts(run.root / STAGE / "solve", Attempt)
+    done = {a.problem_id for a in parts.read() if a.provenance.source == "model"}
+    items = [
+        solve_item(p, fleet.renderer, recipe.synthesis.solve, recipe.synthesis.seed, recipe.synthesis.shots)
+        for p in problems.values()
+        if p.id not in done
+    ]
+    items = [item for item in items if fits(item, recipe.model.max_length)]
+    if items:
+        fleet.serve(fleet.model_path, 0)
+    passed = total = 0
+    with task("synthesis: solve", len(items)) as bar, PartWriter(parts) as writer:
+        for judged in sample_and_judge(items, problems, fleet):
+            attempts = [to_attempt(judged, i, recipe.model.name) for i in range(len(judged.completions))]
+            writer.add(attempts)
+            passed, total = passed + sum(a.verdict.passed for a in attempts), total + len(attempts)
+            bar.advance(note=f"{passed}/{total} solutions pass")
+    return [a for a in parts.read() if a.provenance.source == "model"]
+
+
+def _refine(
+    run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem], wrong: Sequence[Attempt]
+) -> list[Refinement]:
+    recipe = run.recipe
+    parts = Parts(run.root / STAGE / "refine", Refinement)
+    done = {r.attempt_id for r in parts.read()}
+    attempts = {a.id: a for a in wrong}
+    with fleet.teacher(recipe.synthesis.teacher) as (engines, renderer):
+        items = [
+            refine_item(
+                a,
+                problems[a.problem_id],
+                shown_feedback(recipe, a),
+                Instruction.EXPLAIN,
+                renderer,
+                recipe.synthesis.refine,
+                recipe.synthesis.seed,
+                recipe.synthesis.shots,
+            )
+            for a in wrong
+            if a.id not in done
+        ]
+        items = [item for item in items if fits(item, recipe.model.max_length)]
+        if items and recipe.synthesis.teacher is None:
+            fleet.serve(fleet.model_path, 0)
+        model, source = recipe.synthesis.teacher or recipe.model.name, "teacher" if recipe.synthesis.teacher else "model"
+        passed = total = 0
+        with task("synthesis: refine", len(items)) as bar, PartWriter(parts) as writer:
+            for judged in sample_and_judge(items, problems, fleet, engines):
+                attempt_id = judged.item.id.rpartition("/")[0]
+                rows = [to_refinement(judged, i, attempts[attempt_id].id, model, source) for i in _indices(judged)]
+                writer.add(rows)
+                passed, total = passed + sum(r.verdict.passed for r in rows), total + len(rows)
+                bar.advance(note=f"{passed}/{total} refinements pass")
+    return [r for r in parts.read() if r.provenance.source != "seeded"]
+
+
+def _seed_bugs(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem]) -> None:
+    attempts = Parts(run.root / STAGE / "solve", Attempt)
+    refinements = Parts(run.root / STAGE / "refine", Refinement)
+    have_attempts = {a.problem_id for a in attempts.read() if a.provenance.source == "seeded"}
+    have_refinements = {r.problem_id for r in refinements.read() if r.provenance.source == "seeded"}
+    left = [p for p in problems.values() if p.id not in have_refinements]
+    rng_seed, count = run.recipe.synthesis.seed, run.recipe.synthesis.seeded_bugs
+    with task("synthesis: seeded bugs", len(left)) as bar:
+        new_attempts: list[Attempt] = []
+        new_refinements: list[Refinement] = []
+        for found in seeded_trajectories(left, fleet.sandbox.client(), count, rng_seed, run.recipe.problems.feedback):
+            new_attempts += [t.attempt for t in found if t.attempt.problem_id not in have_attempts]
+            new_refinements += [r for t in found for r in t.refinements]
+            bar.advance(note=f"{len(new_refinements)} bugs with their fixes")
+    # Attempts first: a refinement whose attempt is missing would be an orphan after a kill between the two.
+    attempts.append(new_attempts)
+    refinements.append(new_refinements)
+
+
+def summarize(
+    attempts: Sequence[Attempt],
+    wrong: Sequence[Attempt],
+    refinements: Sequence[Refinement],
+    trajectories: Sequence[Trajectory],
+) -> dict[str, float]:
+    """Counts for the paper's Table 1: unique, correct, wrong and verified, and the seeded ones apart."""
+    verified = sum(r.verdict.passed and not r.verdict.weak for r in refinements)
+    summary = {
+        "solutions": len(attempts),
+        "unique": len({(a.problem_id, a.code.strip()) for a in attempts}),
+        "correct": sum(a.verdict.passed for a in attempts),
+        "infra": sum(a.verdict.status is Status.INFRA for a in attempts),
+        "wrong": len(wrong),
+        "refinements": len(refinements),
+        "verified": verified,
+        "copied": sum(r.copied for r in refinements),
+        "seeded": sum(t.attempt.provenance.source == "seeded" for t in trajectories),
+    }
+    log.info("synthesis: %s", ", ".join(f"{k} {v}" for k, v in summary.items()))
+    return summary
+
+
+def _indices(judged: Judged) -> range:
+    return range(len(judged.completions))
