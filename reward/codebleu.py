@@ -12,7 +12,8 @@ keywords, comment stripping and data-flow extraction are used as they are. Two t
 `repaired=True` mends what can be gamed: both sides go through `ast.unparse`, an answer without data flow gets 0 for
 it (the package: full marks), and a reference without data flow drops that term and renormalises the other three.
 
-Not covered: hostile text. It can take unbounded time here or end the process in the parser; `reward.scorer` bounds both.
+Not covered: hostile text. It can take unbounded time here, or end the process in the parser; `reward.scorer` bounds
+both.
 """
 
 from __future__ import annotations
@@ -92,9 +93,8 @@ class CodeBleu:
         Raises ValueError without references and UnicodeEncodeError for text with lone surrogates.
         """
         side = read_side(candidate, repaired=repaired)
-        return mean_score(
-            [compare(side, self.reference(r, repaired=repaired), weights=weights, repaired=repaired) for r in references]
-        )
+        sides = [self.reference(text, repaired=repaired) for text in references]
+        return mean_score([compare(side, other, weights=weights, repaired=repaired) for other in sides])
 
 
 def mean_score(scores: Sequence[CodeBleuScore]) -> CodeBleuScore:
@@ -215,6 +215,7 @@ class _Name(str):
     """A token's text whose hash is the same in every process."""
 
     __slots__ = ("_hash",)
+    _hash: int
 
     def __new__(cls, text: str) -> _Name:
         self = super().__new__(cls, text)

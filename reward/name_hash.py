@@ -8,11 +8,15 @@ from __future__ import annotations
 from functools import lru_cache
 
 _MASK = (1 << 64) - 1
+_LONGEST_KEPT = 64  # longer tokens are string literals, which seldom come again
 
 
-@lru_cache(maxsize=65_536)
 def name_hash(text: str) -> int:
     """`hash(text)` of a CPython with PYTHONHASHSEED=0 and the siphash13 algorithm (3.11 and later, 64 bits)."""
+    return _kept(text) if len(text) <= _LONGEST_KEPT else _string_hash(text)
+
+
+def _string_hash(text: str) -> int:
     if not text:
         return 0
     widest = max(text)
@@ -20,6 +24,9 @@ def name_hash(text: str) -> int:
     value = _siphash13(text.encode(encoding, "surrogatepass") if encoding != "latin-1" else text.encode(encoding))
     signed = value - (1 << 64) if value >> 63 else value
     return -2 if signed == -1 else signed  # -1 is CPython's sign of an error
+
+
+_kept = lru_cache(maxsize=65_536)(_string_hash)
 
 
 def _siphash13(data: bytes) -> int:
