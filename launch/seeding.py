@@ -80,6 +80,7 @@ def _trajectories(
             code=mutant.source,
             verdict=verdict,
             provenance=origin,
+            normal_hash=result.terms.normal_hash,
         )
         refinement = Refinement(
             id=f"{attempt.id}/{Instruction.EXPLAIN}0",

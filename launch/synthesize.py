@@ -64,8 +64,9 @@ def pick_wrong(attempts: Sequence[Attempt], most: int) -> list[Attempt]:
     for attempt in sorted(attempts, key=lambda a: (a.problem_id, a.index)):
         codes = seen.setdefault(attempt.problem_id, set())
         usable = attempt.code and attempt.verdict.status not in (Status.PASSED, Status.INFRA, Status.REJECTED)
-        if usable and len(codes) < most and attempt.code.strip() not in codes:
-            codes.add(attempt.code.strip())
+        form = attempt.normal_hash or attempt.code.strip()
+        if usable and len(codes) < most and form not in codes:
+            codes.add(form)
             picked.append(attempt)
     return picked
 
@@ -81,12 +82,14 @@ def to_attempt(judged: Judged, index: int, model: str) -> Attempt:
         code=score.terms.answer.code,
         verdict=score.verdict,
         provenance=provenance(judged.item, completion, "model", model, PROMPT_VERSION),
+        normal_hash=score.terms.normal_hash,
     )
 
 
-def to_refinement(judged: Judged, index: int, attempt_id: str, model: str, source: str = "model") -> Refinement:
+def to_refinement(judged: Judged, index: int, model: str, source: str) -> Refinement:
     """One completion of a refine item as a record."""
     completion, score = judged.completions[index], judged.scores[index]
+    attempt_id = judged.item.id
     return Refinement(
         id=f"{attempt_id}/{judged.item.instruction}{index}",
         attempt_id=attempt_id,
@@ -119,8 +122,9 @@ def solve_item(problem: Problem, renderer: Renderer, sampling: SamplingConfig, s
 
 
 def refine_item(
-    attempt: Attempt,
+    id: str,
     problem: Problem,
+    wrong_code: str,
     feedback: str,
     instruction: Instruction,
     renderer: Renderer,
@@ -128,10 +132,10 @@ def refine_item(
     seed: int,
     shots: int = 0,
 ) -> Item:
-    """A prompt for refinements of one wrong attempt."""
-    prompt = refine_prompt(problem, attempt.code, feedback, instruction, shots)
+    """A prompt for refinements of one wrong program."""
+    prompt = refine_prompt(problem, wrong_code, feedback, instruction, shots)
     return Item(
-        id=f"{attempt.id}/{instruction}",
+        id=id,
         problem_id=problem.id,
         prompt_ids=tuple(renderer.prompt_ids(prompt)),
         n=sampling.n,
@@ -140,7 +144,7 @@ def refine_item(
         max_tokens=sampling.max_tokens,
         seed=seed,
         instruction=instruction,
-        wrong_code=attempt.code,
+        wrong_code=wrong_code,
         stop=renderer.stop,
     )
 
@@ -178,12 +182,12 @@ def _refine(
     recipe = run.recipe
     parts = Parts(run.root / STAGE / "refine", Refinement)
     done = {r.attempt_id for r in parts.read()}
-    attempts = {a.id: a for a in wrong}
     with fleet.teacher(recipe.synthesis.teacher) as (engines, renderer):
         items = [
             refine_item(
-                a,
+                a.id,
                 problems[a.problem_id],
+                a.code,
                 shown_feedback(recipe, a),
                 Instruction.EXPLAIN,
                 renderer,
@@ -197,12 +201,14 @@ def _refine(
         items = [item for item in items if fits(item, recipe.model.max_length)]
         if items and recipe.synthesis.teacher is None:
             fleet.serve(fleet.model_path, 0)
-        model, source = recipe.synthesis.teacher or recipe.model.name, "teacher" if recipe.synthesis.teacher else "model"
+        model, source = (
+            recipe.synthesis.teacher or recipe.model.name,
+            "teacher" if recipe.synthesis.teacher else "model",
+        )
         passed = total = 0
         with task("synthesis: refine", len(items)) as bar, PartWriter(parts) as writer:
             for judged in sample_and_judge(items, problems, fleet, engines):
-                attempt_id = judged.item.id.rpartition("/")[0]
-                rows = [to_refinement(judged, i, attempts[attempt_id].id, model, source) for i in _indices(judged)]
+                rows = [to_refinement(judged, i, model, source) for i in range(len(judged.completions))]
                 writer.add(rows)
                 passed, total = passed + sum(r.verdict.passed for r in rows), total + len(rows)
                 bar.advance(note=f"{passed}/{total} refinements pass")
@@ -238,7 +244,7 @@ def summarize(
     verified = sum(r.verdict.passed and not r.verdict.weak for r in refinements)
     summary = {
         "solutions": len(attempts),
-        "unique": len({(a.problem_id, a.code.strip()) for a in attempts}),
+        "unique": len({(a.problem_id, a.normal_hash) for a in attempts}),
         "correct": sum(a.verdict.passed for a in attempts),
         "infra": sum(a.verdict.status is Status.INFRA for a in attempts),
         "wrong": len(wrong),
@@ -249,7 +255,3 @@ def summarize(
     }
     log.info("synthesis: %s", ", ".join(f"{k} {v}" for k, v in summary.items()))
     return summary
-
-
-def _indices(judged: Judged) -> range:
-    return range(len(judged.completions))

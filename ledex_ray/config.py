@@ -305,7 +305,9 @@ def recipe_from_tree(tree: Mapping[str, Any], where: str = "recipe") -> Recipe:
         if first["type"] == "extra_forbidden":
             raise BadInput(where, f"unknown key '{key}'{_nearest(first['loc'])}") from error
         message = first["msg"].removeprefix("Value error, ")
-        raise BadInput(where, f"key '{key}'", given=first["input"] if first["loc"] else None, expected=message) from error
+        raise BadInput(
+            where, f"key '{key}'", given=first["input"] if first["loc"] else None, expected=message
+        ) from error
 
 
 def recipe_hash(recipe: Recipe) -> str:

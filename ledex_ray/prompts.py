@@ -101,9 +101,7 @@ def solve_prompt(problem: Problem, shots: int = 0) -> Prompt:
     return (*_solve_shots(shots), Message("user", _task(problem.text, _shown_tests(problem))))
 
 
-def refine_prompt(
-    problem: Problem, wrong_code: str, feedback: str, instruction: Instruction, shots: int = 0
-) -> Prompt:
+def refine_prompt(problem: Problem, wrong_code: str, feedback: str, instruction: Instruction, shots: int = 0) -> Prompt:
     """The messages that ask for a refinement: the wrong code stands in the history as the model's own turn.
 
     An empty `feedback` says only that the code is wrong (the no-feedback control).
@@ -199,7 +197,9 @@ PROMPT_VERSION = hashlib.sha256(repr((SOLVE, WRONG, WRONG_SILENT, REFINE, SHOTS)
 
 _FENCE = re.compile(r"^[ \t]*```[^\n`]*$", re.MULTILINE)
 _STARTS_CODE = re.compile(r"^(?:def |async def |class |import |from \S+ import |@\w)", re.MULTILINE)
-_CONTINUES_CODE = re.compile(r"^(?:[ \t]|$|def |async def |class |import |from |@|#|[)\]}]|if |for |while |[A-Za-z_]\w* *=)")
+_CONTINUES_CODE = re.compile(
+    r"^(?:[ \t]|$|def |async def |class |import |from |@|#|[)\]}]|if |for |while |[A-Za-z_]\w* *=)"
+)
 
 
 def parse_answer(text: str, instruction: str, entry_point: str = "") -> Answer:

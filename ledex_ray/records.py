@@ -117,6 +117,7 @@ class Attempt:
     code: str
     verdict: Verdict
     provenance: Provenance
+    normal_hash: str = ""  # equal for programs that are equal by AST
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,239 @@
+"""Evaluation on held-out problems: initial samples, refinements of the failing ones, and the honest baselines.
+
+For each model: n first samples a problem; for each failing one a refinement, directly and with an explanation; fresh
+samples at equal cost (METHOD, section 6); refinements of one fixed bug set, the same for all models (section 8).
+Resumes at the items that no part holds. What is made of the samples is in `launch.measures`.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.console import task
+from launch.fleet import Fleet
+from launch.jobs import Item, Judged, sample_and_judge
+from launch.measures import measure
+from launch.parts import Parts, PartWriter
+from launch.problem_sets import heldout_problems
+from launch.rundir import RunDirectory, write_atomically
+from launch.synthesize import fits, pick_wrong, refine_item, shown_feedback, solve_item, to_attempt
+from ledex_ray.config import EvaluationConfig, Recipe, SamplingConfig
+from ledex_ray.errors import BadInput
+from ledex_ray.evaluation import Bug, Sample
+from ledex_ray.problems import Problem
+from ledex_ray.records import Attempt, Instruction, Provenance, Status, Verdict
+from ledex_ray.tables import read_records, write_records
+
+STAGE = "evaluation/heldout"
+REFINING = {"direct": Instruction.DIRECT, "explain": Instruction.EXPLAIN}
+CONTROLS = ("random_feedback", "no_feedback")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to measure."""
+
+    label: str
+    stage: str  # prompt, sft or sft+rl
+    path: Path
+    version: int  # of its weights on the engines; unique in the run
+
+
+def evaluate(run: RunDirectory, fleet: Fleet) -> None:
+    """Runs or resumes the stage over every model that the run has trained."""
+    models = candidates(run, fleet)
+    evaluate_models(run, fleet, models)
+
+
+def candidates(run: RunDirectory, fleet: Fleet) -> list[Candidate]:
+    """The untrained model and what each finished training stage left."""
+    found = [Candidate("prompt", "prompt", fleet.model_path, 0)]
+    for version, (stage, label) in enumerate((("sft", "sft"), ("ppo", "sft+rl")), start=1):
+        path = run.root / stage / "model"
+        if stage in run.recipe.stages:
+            if not run.done(stage):
+                raise BadInput(
+                    f"run {run.recipe.run}",
+                    f"has no finished {stage} stage to evaluate",
+                    expected=f"`ledex {stage} RECIPE` first, or `ledex run RECIPE`",
+                )
+            found.append(Candidate(label, label, path, 1_000_000 + version))
+    return found
+
+
+def evaluate_models(run: RunDirectory, fleet: Fleet, models: Sequence[Candidate]) -> None:
+    """Samples, judges and measures these models on the recipe's held-out problems."""
+    recipe = run.recipe
+    evaluator = _Evaluator(run, fleet, heldout_problems(recipe))
+    for model in models:
+        evaluator.sample(model)
+    samples = evaluator.parts.read()
+    write_records(run.path(STAGE, "samples.parquet"), samples)
+    results = measure(
+        samples, evaluator.problems, recipe.evaluation, [m.label for m in models], recipe.problems.feedback
+    )
+    write_atomically(run.path(STAGE, "evaluation.json"), json.dumps(results, indent=1))
+    run.finish(STAGE, {"samples": len(samples), "models": [m.label for m in models]})
+
+
+class _Evaluator:
+    """The sampling of one evaluation: every answer becomes a `Sample` row in a part."""
+
+    def __init__(self, run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem]) -> None:
+        self.run, self.fleet, self.problems = run, fleet, problems
+        self.recipe: Recipe = run.recipe
+        self.config: EvaluationConfig = run.recipe.evaluation
+        self.feedbacks: dict[str, str] = {}
+        self.parts = Parts(run.path(STAGE, "parts", "x").parent, Sample)
+
+    def sample(self, model: Candidate) -> None:
+        """Everything that is asked of one model, in the order in which it depends on itself."""
+        initial = self._initial(model)
+        self.feedbacks = {s.problem_id: s.feedback for s in initial if not s.passed and s.feedback}
+        for mode in ("direct", "explain", *CONTROLS):
+            if mode in self.config.modes:
+                self._refine_own(model, mode, initial)
+        if "resample" in self.config.modes:
+            self._resample(model, initial)
+        bugs = self._bug_set(model, initial)
+        for mode in ("direct", "explain", *CONTROLS):
+            if mode in self.config.modes:
+                self._refine_bugs(model, mode, bugs)
+
+    def _initial(self, model: Candidate) -> list[Sample]:
+        items = [
+            solve_item(p, self.fleet.renderer, self.config.sampling, self.config.seed) for p in self.problems.values()
+        ]
+        return self._collect(model, "initial", 0, "null", items)
+
+    def _refine_own(self, model: Candidate, mode: str, initial: Sequence[Sample]) -> None:
+        failing = [s for s in initial if not s.passed and s.status != Status.INFRA]
+        for round in range(1, self.config.rounds + 1):
+            one = self.config.sampling.model_copy(update={"n": 1})
+            items = [self._refinement(_as_bug(s), mode, one) for s in failing]
+            answers = {s.parent_id: s for s in self._collect(model, mode, round, "own", items)}
+            failing = [answers[s.id] for s in failing if s.id in answers and not answers[s.id].passed]
+
+    def _refine_bugs(self, model: Candidate, mode: str, bugs: Sequence[Bug]) -> None:
+        several = self.config.sampling.model_copy(update={"n": self.config.bug_refinements})
+        items = [self._refinement(bug, mode, several) for bug in bugs]
+        self._collect(model, mode, 1, "fixed", items)
+
+    def _refinement(self, bug: Bug, mode: str, sampling: SamplingConfig) -> Item:
+        feedback = bug.feedback
+        if mode == "no_feedback":
+            feedback = ""
+        elif mode == "random_feedback":
+            feedback = another_feedback(bug, self.feedbacks)
+        instruction = REFINING.get(mode, Instruction.EXPLAIN)
+        return refine_item(
+            bug.id,
+            self.problems[bug.problem_id],
+            bug.code,
+            feedback,
+            instruction,
+            self.fleet.renderer,
+            sampling,
+            self.config.seed,
+        )
+
+    def _resample(self, model: Candidate, initial: Sequence[Sample]) -> None:
+        """Fresh solutions of the problems with failures, enough to cost what the refinement of each did."""
+        costs = {
+            s.parent_id: s.cost
+            for s in self.parts.read()
+            if (s.label, s.mode, s.bugs) == (model.label, "explain", "own")
+        }
+        items = []
+        for problem in self.problems.values():
+            own = [s for s in initial if s.problem_id == problem.id]
+            budget = max((costs.get(s.id, 0) for s in own if not s.passed), default=0)
+            if not budget:
+                continue
+            usual = sum(s.cost for s in own) / len(own)
+            enough = self.config.sampling.model_copy(update={"n": max(2, round(1.5 * budget / usual + 1))})
+            items.append(solve_item(problem, self.fleet.renderer, enough, self.config.seed + 1))
+        self._collect(model, "resample", 1, "own", items)
+
+    def _bug_set(self, model: Candidate, initial: Sequence[Sample]) -> list[Bug]:
+        """The fixed bug set: distinct wrong solutions of the untrained model, frozen with their feedback."""
+        path = self.run.path(STAGE, "bugs.parquet")
+        if not path.exists():
+            if model.stage != "prompt":
+                raise RuntimeError("the fixed bug set comes from the untrained model, which must be sampled first")
+            wrong = pick_wrong([_as_attempt(s) for s in initial], self.config.bugs_per_problem)
+            feedback = {s.id: s.feedback for s in initial}
+            write_records(path, [Bug(a.id, a.problem_id, a.code, feedback[a.id]) for a in wrong])
+        return read_records(path, Bug)
+
+    def _collect(self, model: Candidate, mode: str, round: int, bugs: str, items: Sequence[Item]) -> list[Sample]:
+        """The samples of these items, from the parts where they are there, else from the engine."""
+        key = (model.label, mode, round, bugs)
+        done = {s.parent_id for s in self.parts.read() if s.key == key}
+        left = [i for i in items if i.id not in done and fits(i, self.recipe.model.max_length)]
+        if left:
+            self.fleet.serve(model.path, model.version)
+            passed = total = 0
+            title = f"evaluation: {model.label}, {mode}{' of the fixed bugs' if bugs == 'fixed' else ''}"
+            with task(title, len(left)) as bar, PartWriter(self.parts) as writer:
+                for judged in sample_and_judge(left, self.problems, self.fleet):
+                    rows = [self._sample(judged, i, model, mode, round, bugs) for i in range(len(judged.completions))]
+                    writer.add(rows)
+                    passed, total = passed + sum(r.passed for r in rows), total + len(rows)
+                    bar.advance(note=f"{passed}/{total} pass")
+        return sorted((s for s in self.parts.read() if s.key == key), key=lambda s: s.id)
+
+    def _sample(self, judged: Judged, index: int, model: Candidate, mode: str, round: int, bugs: str) -> Sample:
+        attempt = to_attempt(judged, index, model.label)
+        terms = judged.scores[index].terms
+        return Sample(
+            id=f"{judged.item.id}@{model.label}/{mode}{round}/{bugs}/{index}",
+            parent_id=judged.item.id,
+            problem_id=judged.item.problem_id,
+            index=index,
+            label=model.label,
+            stage=model.stage,
+            mode=mode,
+            round=round,
+            bugs=bugs,
+            passed=attempt.verdict.passed,
+            weak=attempt.verdict.weak,
+            status=attempt.verdict.status,
+            copied=terms.copied,
+            n_prompt_tokens=len(judged.item.prompt_ids),
+            n_tokens=attempt.provenance.n_tokens,
+            normal_hash=terms.normal_hash,
+            wrong_code=judged.item.wrong_code,
+            feedback=shown_feedback(self.recipe, attempt),
+            explanation=terms.answer.explanation,
+            code=attempt.code,
+            text=attempt.text,
+        )
+
+
+def another_feedback(bug: Bug, feedbacks: Mapping[str, str]) -> str:
+    """The feedback of another problem, chosen by the bug's id: the random-feedback control (RLEF)."""
+    others = sorted(id for id in feedbacks if id != bug.problem_id)
+    return feedbacks[others[zlib.crc32(bug.id.encode()) % len(others)]] if others else ""
+
+
+def _as_bug(sample: Sample) -> Bug:
+    # An answer without code is still what the model said: it stands in the history as it is.
+    return Bug(sample.id, sample.problem_id, sample.code or sample.text, sample.feedback)
+
+
+def _as_attempt(sample: Sample) -> Attempt:
+    return Attempt(
+        id=sample.id,
+        problem_id=sample.problem_id,
+        index=sample.index,
+        text=sample.text,
+        code=sample.code,
+        verdict=Verdict(Status(sample.status)),
+        provenance=Provenance("model"),
+        normal_hash=sample.normal_hash,
+    )

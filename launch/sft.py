@@ -1,0 +1,137 @@
+"""Supervised fine-tuning: correct solutions and verified refinements, under both instructions (LeDex, section 3.2).
+
+The order of the examples is fixed by the seed, so a resumed run goes through the same batches as an uninterrupted one.
+The model with the lowest validation loss is kept in `sft/model`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from actors.learner import LearnerGroup
+from launch.console import log, task
+from launch.fleet import Fleet
+from launch.problem_sets import training_problems
+from launch.rundir import RunDirectory
+from launch.synthesize import load_attempts, load_trajectories
+from launch.tracking import Tracker
+from ledex_ray.config import SFTConfig
+from ledex_ray.episodes import SupervisedExample
+from ledex_ray.errors import BadInput
+from ledex_ray.supervised import supervised_examples
+
+STAGE = "sft"
+Batch = tuple[SupervisedExample, ...]
+
+
+@dataclass
+class Progress:
+    """Where the training stands; it travels with each checkpoint."""
+
+    step: int = 0
+    best_loss: float = float("inf")
+    best_step: int = 0
+    without_improvement: int = 0
+
+
+def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
+    """Runs or resumes the stage."""
+    recipe, config = run.recipe, run.recipe.sft
+    examples = supervised_examples(
+        training_problems(recipe),
+        load_attempts(run),
+        load_trajectories(run),
+        fleet.renderer,
+        config,
+        recipe.model.max_length,
+    )
+    training, validation = split_by_problem(examples, config)
+    if not training:
+        raise BadInput(
+            "sft",
+            "there is nothing to train on: no solution passed its tests and no refinement was verified",
+            expected="more samples (synthesis.solve.n), easier problems, or synthesis.seeded_bugs=4",
+        )
+    batches = plan_batches(training, config)
+    learner = LearnerGroup(
+        recipe.learner, fleet.model, fleet.model_path, config.optimizer, total_steps=len(batches), seed=config.seed
+    )
+    try:
+        progress = _resume(run, learner, tracker)
+        with task("sft", len(batches)) as bar:
+            bar.advance(progress.step)
+            while progress.step < len(batches) and not _out_of_patience(progress, config):
+                metrics = learner.sft_step(batches[progress.step])
+                progress.step += 1
+                due = progress.step % config.checkpoint_every == 0 or progress.step == len(batches)
+                if due:
+                    metrics |= _validate(run, learner, validation, progress)
+                tracker.log(STAGE, progress.step, metrics)
+                if due:
+                    learner.save_checkpoint(run.path(STAGE, "checkpoints", "x").parent, asdict(progress))
+                bar.advance(note=f"loss {metrics['loss']:.3f}")
+    finally:
+        learner.shutdown()
+    counts = {kind: sum(e.kind == kind for e in training) for kind in config.kinds}
+    log.info("sft: %s examples, best validation loss %.4f at step %d", counts, progress.best_loss, progress.best_step)
+    run.finish(
+        STAGE, {**asdict(progress), "examples": counts, "tokens": sum(len(e.token_ids) for b in batches for e in b)}
+    )
+
+
+def split_by_problem(
+    examples: Sequence[SupervisedExample], config: SFTConfig
+) -> tuple[list[SupervisedExample], list[SupervisedExample]]:
+    """(training, validation): whole problems are held back, so that no validation answer was seen in training."""
+    problems = sorted({_problem(e) for e in examples})
+    random.Random(config.seed).shuffle(problems)
+    held = set(problems[: round(len(problems) * config.validation_fraction)])
+    return [e for e in examples if _problem(e) not in held], [e for e in examples if _problem(e) in held]
+
+
+def plan_batches(examples: Sequence[SupervisedExample], config: SFTConfig) -> list[Batch]:
+    """Every batch of every epoch in order, cut off where `max_tokens` is reached."""
+    batches: list[Batch] = []
+    tokens = 0
+    for epoch in range(config.epochs):
+        order = list(examples)
+        random.Random(f"{config.seed}/{epoch}").shuffle(order)
+        for start in range(0, len(order), config.batch_size):
+            batch = tuple(order[start : start + config.batch_size])
+            tokens += sum(len(e.token_ids) for e in batch)
+            if batches and config.max_tokens is not None and tokens > config.max_tokens:
+                return batches
+            batches.append(batch)
+    return batches
+
+
+def _resume(run: RunDirectory, learner: LearnerGroup, tracker: Tracker) -> Progress:
+    state = learner.load_checkpoint(run.path(STAGE, "checkpoints", "x").parent)
+    progress = Progress(**state) if state else Progress()
+    tracker.forget_after(STAGE, progress.step)
+    if progress.step:
+        log.info("sft: resumed after step %d", progress.step)
+    return progress
+
+
+def _validate(
+    run: RunDirectory, learner: LearnerGroup, validation: Sequence[SupervisedExample], progress: Progress
+) -> dict[str, float]:
+    """Measures the validation loss and keeps the model when it is the lowest so far (or nothing is held back)."""
+    loss = learner.sft_loss(validation) if validation else 0.0
+    if loss < progress.best_loss or not validation:
+        progress.best_loss, progress.best_step, progress.without_improvement = loss, progress.step, 0
+        learner.export_model(run.root / STAGE / "model")
+    else:
+        progress.without_improvement += 1
+    return {"validation_loss": loss} if validation else {}
+
+
+def _out_of_patience(progress: Progress, config: SFTConfig) -> bool:
+    return config.patience is not None and progress.without_improvement >= config.patience
+
+
+def _problem(example: SupervisedExample) -> str:
+    return example.id.split("/", 1)[1].rpartition("/")[0]
