@@ -1,0 +1,149 @@
+"""The `ledex` command. Exit codes: 0 done, 1 the run failed, 2 bad input or usage.
+
+A command's module is imported when it is called, so `ledex --help` and `ledex judge` stay quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from launch.console import configure_logging, console
+from launch.doctor import doctor
+from launch.judge import judge
+from ledex_ray.config import Recipe, load_recipe
+from ledex_ray.errors import BadInput
+
+app = typer.Typer(
+    name="ledex",
+    help="Trains a code model to find, explain and fix its own bugs (LeDex), on a laptop's CPU or a GPU cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a packaged recipe such as quickstart.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, e.g. sft.epochs=1 run=mine.")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start NAME-2 instead of resuming NAME.")]
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
+
+
+def read_recipe(name: str, overrides: list[str] | None) -> Recipe:
+    """A recipe by path or packaged name. Raises BadInput naming what there is."""
+    packaged = packaged_recipes()
+    path = Path(name) if Path(name).exists() or name not in packaged else packaged[name]
+    if not path.exists():
+        raise BadInput(name, "no such recipe", expected=f"a YAML file or one of {', '.join(packaged)}")
+    return load_recipe(path, overrides or ())
+
+
+def _run(recipe: Recipe, stage: str | None, fresh: bool) -> None:
+    from launch.pipeline import run_recipe
+    from launch.summary import print_summary
+
+    root = run_recipe(recipe, stage, fresh)
+    print_summary(root)
+
+
+@app.command()
+def run(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = False) -> None:
+    """Run or resume every stage of a recipe.
+
+    Example: ledex run quickstart model=Qwen/Qwen2.5-Coder-0.5B-Instruct run=qwen
+    """
+    _run(read_recipe(recipe, overrides), None, fresh)
+
+
+@app.command()
+def synthesize(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = False) -> None:
+    """Sample solutions, judge them, collect explanations and refinements, keep what is verified.
+
+    Example: ledex synthesize quickstart synthesis.solve.n=20
+    """
+    _run(read_recipe(recipe, overrides), "synthesize", fresh)
+
+
+@app.command()
+def sft(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = False) -> None:
+    """Fine-tune on correct solutions and verified refinements. Needs a finished synthesis.
+
+    Example: ledex sft quickstart sft.epochs=1
+    """
+    _run(read_recipe(recipe, overrides), "sft", fresh)
+
+
+@app.command()
+def ppo(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = False) -> None:
+    """Train by PPO with the unit-test, CodeBLEU and explanation rewards. Needs a finished SFT.
+
+    Example: ledex ppo quickstart ppo.kl_coef=0.1
+    """
+    _run(read_recipe(recipe, overrides), "ppo", fresh)
+
+
+@app.command()
+def evaluate(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = False) -> None:
+    """Measure every trained stage on held-out problems: pass@k, repair rates, baselines, intervals.
+
+    Example: ledex evaluate quickstart
+    """
+    _run(read_recipe(recipe, overrides), "evaluate", fresh)
+
+
+@app.command()
+def report(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Write the HTML report of a run from its files.
+
+    Example: ledex report quickstart
+    """
+    _run(read_recipe(recipe, overrides), "report", False)
+
+
+@app.command()
+def quickstart(
+    overrides: Overrides = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="The same stages with tiny numbers: minutes.")] = False,
+    fresh: Fresh = False,
+) -> None:
+    """Run all of it, small and real, on this machine's CPU: synthesis, SFT, PPO, evaluation, report.
+
+    Example: ledex quickstart --smoke
+    """
+    _run(read_recipe("smoke" if smoke else "quickstart", overrides), None, fresh)
+
+
+app.command()(judge)
+app.command()(doctor)
+
+
+def main() -> None:
+    """Entry point: turns what a user got wrong into exit code 2, and a failed run into 1."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    configure_logging()
+    try:
+        app(standalone_mode=False)
+    except BadInput as error:
+        console.print(f"ledex: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except typer.Abort:
+        console.print("ledex: interrupted; the same command resumes", style="yellow")
+        sys.exit(130)

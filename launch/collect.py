@@ -1,0 +1,218 @@
+"""From trajectories to scored episodes: prompt, sample, judge, compare, compose (LeDex, section 3.3).
+
+Each group of answers is scored while others are still being sampled, and the judge does not wait for the encoder.
+An infrastructure fault leaves an episode unscored; it is never a reward.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import ray
+
+from actors.generation import Completion, Generation, GenerationRequest, WeightsRef
+from actors.sandbox import ScoreRequest, ScoreResult
+from launch.fleet import Fleet
+from ledex_ray.chat import Renderer
+from ledex_ray.config import Recipe, SamplingConfig
+from ledex_ray.episodes import Episode
+from ledex_ray.problems import Problem
+from ledex_ray.prompts import refine_prompt
+from ledex_ray.records import Instruction, Trajectory
+from reward.arms import resolve_arm
+from reward.compose import Arm, Reward, compose, place, references_for
+from reward.terms import TextJob
+
+log = logging.getLogger(__name__)
+
+SCORING_THREADS = 8  # groups in scoring at a time; each thread only waits for actors
+EMBEDDING_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One prompt of an iteration: a wrong solution, how to ask for its refinement, and what answers are held against."""
+
+    id: str
+    problem: Problem
+    wrong_code: str
+    instruction: Instruction
+    prompt_ids: tuple[int, ...]
+    references: tuple[str, ...]  # R_w: canonical solutions and correct refinements
+    explanations: tuple[str, ...]  # E_w: explanations of correct refinements
+
+
+class Assignments:
+    """An endless, seeded order over (wrong solution, instruction): position p is the same in every run."""
+
+    def __init__(
+        self,
+        trajectories: Sequence[Trajectory],
+        problems: Mapping[str, Problem],
+        renderer: Renderer,
+        recipe: Recipe,
+        arm: Arm,
+    ) -> None:
+        self._problems, self._renderer, self._recipe, self._arm = problems, renderer, recipe, arm
+        longest = recipe.model.max_length - recipe.ppo.sampling.max_tokens
+        pairs = [
+            (t, Instruction(name))
+            for t in trajectories
+            if t.attempt.problem_id in problems
+            for name in recipe.ppo.instructions
+        ]
+        self._pairs = [pair for pair in pairs if len(self._prompt_ids(*pair)) <= longest]
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def take(self, start: int, count: int) -> list[Assignment]:
+        """The assignments at positions [start, start + count)."""
+        return [self._at(position) for position in range(start, start + count)]
+
+    def _at(self, position: int) -> Assignment:
+        lap, index = divmod(position, len(self._pairs))
+        order = list(range(len(self._pairs)))
+        random.Random(f"{self._recipe.ppo.seed}/{lap}").shuffle(order)
+        trajectory, instruction = self._pairs[order[index]]
+        problem, verified = self._problems[trajectory.attempt.problem_id], trajectory.verified
+        limit = self._recipe.reward.max_references
+        return Assignment(
+            id=f"{position:08d}/{trajectory.attempt.id}/{instruction}",
+            problem=problem,
+            wrong_code=trajectory.attempt.code,
+            instruction=instruction,
+            prompt_ids=self._prompt_ids(trajectory, instruction),
+            references=references_for(self._arm, problem.canonical_solutions, [r.code for r in verified], limit),
+            explanations=tuple(dict.fromkeys(r.explanation for r in verified if r.explanation))[:limit],
+        )
+
+    def _prompt_ids(self, trajectory: Trajectory, instruction: Instruction) -> tuple[int, ...]:
+        problem = self._problems[trajectory.attempt.problem_id]
+        prompt = refine_prompt(problem, trajectory.attempt.code, trajectory.feedback, instruction)
+        return tuple(self._renderer.prompt_ids(prompt))
+
+
+class Collector:
+    """Samples and scores assignments with the actors of a fleet."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet, self._recipe = fleet, fleet.recipe
+        self.arm = resolve_arm(self._recipe.reward.arm)
+        self._threads = ThreadPoolExecutor(SCORING_THREADS, thread_name_prefix="score")
+
+    def collect(
+        self, assignments: Sequence[Assignment], sampling: SamplingConfig, weights: WeightsRef, seed: int
+    ) -> Iterator[list[Episode]]:
+        """One group of episodes for each assignment, as they finish; an assignment that was given up has none."""
+        by_id = {a.id: a for a in assignments}
+        requests = [
+            GenerationRequest(
+                id=a.id,
+                prompt_ids=a.prompt_ids,
+                n=sampling.n,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_tokens,
+                seed=seed,
+                stop=self._fleet.renderer.stop,
+            )
+            for a in assignments
+        ]
+        scoring: list[Future[list[Episode]]] = []
+        for generation in self._fleet.rollout.client(weights).generate(requests):
+            if generation.error:
+                log.warning("assignment_given_up id=%s reason=%s", generation.id, generation.error)
+                continue
+            scoring.append(self._threads.submit(self._score, by_id[generation.id], generation, sampling))
+        for group in scoring:
+            yield group.result()
+
+    def _score(self, assignment: Assignment, generation: Generation, sampling: SamplingConfig) -> list[Episode]:
+        explain = assignment.instruction is Instruction.EXPLAIN
+        requests = [self._request(assignment, index, c.text) for index, c in enumerate(generation.completions)]
+        results = {r.id: r for r in self._fleet.sandbox.client().score(requests)}
+        ordered = [results[request.id] for request in requests]
+        similarities = self._similarities(assignment, ordered) if explain else [None] * len(ordered)
+        episodes = []
+        for completion, result, similarity in zip(generation.completions, ordered, similarities, strict=True):
+            reward = compose(
+                self.arm,
+                result.terms,
+                result.verdict if self.arm.executes else None,
+                similarity,
+                explain=explain,
+                allow_weak=self._recipe.reward.allow_weak,
+            )
+            episodes.append(build_episode(assignment, completion, result, reward, sampling, self._fleet.renderer))
+        return episodes
+
+    def _request(self, assignment: Assignment, index: int, text: str) -> ScoreRequest:
+        job = TextJob(
+            id=f"{assignment.id}/{index}",
+            text=text,
+            instruction=assignment.instruction,
+            entry_point=assignment.problem.entry_point,
+            wrong_code=assignment.wrong_code,
+            references=assignment.references,
+            codebleu=self.arm.codebleu,
+            weights=self._recipe.reward.codebleu_weights,
+            repaired=self.arm.repaired,
+        )
+        return ScoreRequest(job.id, assignment.problem, job, execute=self.arm.executes)
+
+    def _similarities(self, assignment: Assignment, results: Sequence[ScoreResult]) -> list[float | None]:
+        if not assignment.explanations:
+            return [None] * len(results)
+        pairs = [(r.terms.answer.explanation, assignment.explanations) for r in results]
+        try:
+            return ray.get(self._fleet.embedder.similarity.remote(pairs), timeout=EMBEDDING_SECONDS)
+        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+            # The encoder is one term of several: without it the term is unscored and the episode goes on.
+            log.warning("explanations_unscored assignment=%s error=%s", assignment.id, type(error).__name__)
+            return [None] * len(results)
+
+
+def build_episode(
+    assignment: Assignment,
+    completion: Completion,
+    result: ScoreResult,
+    reward: Reward,
+    sampling: SamplingConfig,
+    renderer: Renderer,
+) -> Episode:
+    """The episode of one answer: R(e) at the explanation's last token, R(r) at the last token of all."""
+    prompt, answer = len(assignment.prompt_ids), completion.token_ids
+    length = prompt + len(answer)
+    end_character = result.terms.answer.explanation_span[1]
+    explanation_end = prompt + renderer.token_at(answer, end_character) if end_character else -1
+    mask = np.zeros(length, dtype=np.bool_)
+    mask[prompt:] = True
+    log_probs = np.zeros(length, dtype=np.float32)
+    log_probs[prompt:] = completion.log_probs
+    versions = np.full(length, -1, dtype=np.int32)
+    versions[prompt:] = completion.weight_versions
+    return Episode(
+        id=result.id,
+        group_id=assignment.id,
+        problem_id=assignment.problem.id,
+        instruction=assignment.instruction,
+        token_ids=np.asarray([*assignment.prompt_ids, *answer], dtype=np.int32),
+        loss_mask=mask,
+        behaviour_log_probs=log_probs,
+        weight_versions=versions,
+        rewards=place(reward, length, explanation_end),
+        explanation_end=explanation_end,
+        temperature=sampling.temperature,
+        scored=reward.scored,
+        truncated=completion.finish_reason == "length",
+        terms=dict(reward.terms),
+        unscored=reward.unscored,
+        text=completion.text,
+        verdict=result.verdict.status if result.verdict else "",
+    )

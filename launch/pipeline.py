@@ -1,0 +1,78 @@
+"""All stages of a recipe in one driver, over one fleet of actors; finished stages are not redone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from launch.console import log
+from launch.fleet import Fleet
+from launch.rundir import RunDirectory
+from launch.tracking import Tracker
+from ledex_ray.config import Recipe
+
+FOLDERS = {"synthesize": "synthesis", "sft": "sft", "ppo": "ppo", "evaluate": "evaluation/heldout", "report": "report"}
+
+
+def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> Path:
+    """Runs the recipe's stages, or `only` one of them, and returns the run directory.
+
+    Raises BadInput where a stage needs another one's output first.
+    """
+    run = RunDirectory.open(recipe, fresh)
+    try:
+        stages = [only] if only else list(run.recipe.stages)
+        left = [stage for stage in stages if not run.done(FOLDERS[stage])]
+        for stage in stages:
+            if stage not in left:
+                log.info("%s: already finished", stage)
+        if left:
+            _run_stages(run, left)
+        return run.root
+    finally:
+        run.close()
+
+
+def _run_stages(run: RunDirectory, stages: list[str]) -> None:
+    tracker = Tracker(run)
+    try:
+        if stages == ["report"]:
+            _stage(run, "report", lambda: _report(run))
+            return
+        with Fleet(run.recipe) as fleet:
+            for stage in stages:
+                _stage(run, stage, _function(stage, run, fleet, tracker))
+    finally:
+        tracker.close()
+
+
+def _stage(run: RunDirectory, stage: str, function: Callable[[], None]) -> None:
+    with run.timed(stage):
+        function()
+
+
+def _function(stage: str, run: RunDirectory, fleet: Fleet, tracker: Tracker) -> Callable[[], None]:
+    # Imported on call: a stage's libraries (RLlib, matplotlib) cost seconds and memory that other stages need not pay.
+    if stage == "synthesize":
+        from launch.synthesize import synthesize
+
+        return lambda: synthesize(run, fleet)
+    if stage == "sft":
+        from launch.sft import sft
+
+        return lambda: sft(run, fleet, tracker)
+    if stage == "ppo":
+        from launch.ppo import ppo
+
+        return lambda: ppo(run, fleet, tracker)
+    if stage == "evaluate":
+        from launch.evaluate import evaluate
+
+        return lambda: evaluate(run, fleet)
+    return lambda: _report(run)
+
+
+def _report(run: RunDirectory) -> None:
+    from launch.report import report
+
+    report(run)

@@ -1,0 +1,309 @@
+"""PPO on refinements (LeDex, section 3.3), with RLlib's Algorithm as its control plane.
+
+RLlib gives `tune.Tuner`, callbacks, the metrics logger, checkpoint and restore. Sampling is vLLM's and learning is
+DeepSpeed's: EnvRunnerGroup, LearnerGroup, RLModule, connectors and replay buffers are not used.
+Three private names of RLlib 2.60 are touched in `_bare_setup`; a test holds them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.checkpoints import Checkpointable
+
+from actors.learner import LearnerGroup
+from launch.collect import Assignment, Assignments, Collector
+from launch.console import log, task
+from launch.fleet import Fleet
+from launch.problem_sets import training_problems, validation_problems
+from launch.rundir import RunDirectory
+from launch.seeding import seeded_trajectories
+from launch.synthesize import load_trajectories
+from launch.tracking import Tracker
+from launch.weight_sync import WeightSync
+from ledex_ray.config import Recipe, recipe_from_tree
+from ledex_ray.episode_store import EpisodeStore
+from ledex_ray.episodes import Episode
+from ledex_ray.errors import BadInput
+from ledex_ray.records import Trajectory
+
+STAGE = "ppo"
+MOST_REPLACEMENTS = 2  # with filter_groups: at most so many more batches are sampled to replace flat groups
+
+
+@dataclass
+class Progress:
+    """Where the training stands; it travels with each checkpoint."""
+
+    iteration: int = 0  # updates committed; also the version of the weights
+    cursor: int = 0  # assignments taken
+    best_rate: float = -1.0
+    best_iteration: int = 0
+
+
+@dataclass(frozen=True)
+class Session:
+    """The live surroundings of one training: a run directory, its actors, its metrics."""
+
+    run: RunDirectory
+    fleet: Fleet
+    tracker: Tracker
+
+
+class DebugPPOConfig(AlgorithmConfig):
+    """RLlib's config object around a recipe: `DebugPPOConfig().recipe({...})`."""
+
+    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
+        super().__init__(algo_class=algo_class or DebugPPO)
+        self._is_online = False  # no EnvRunnerGroup
+        self.ledex: dict[str, Any] = {}
+
+    def recipe(self, tree: Mapping[str, Any]) -> DebugPPOConfig:
+        """Takes a recipe as a plain mapping; raises BadInput where it is wrong."""
+        recipe_from_tree(tree)
+        self.ledex = dict(tree)
+        return self
+
+
+class DebugPPO(Algorithm):
+    """One PPO training. Its `training_step` is the method."""
+
+    session: Session | None = None  # set by `ppo`; a Tune trial opens its own
+
+    @override(Algorithm)
+    def training_step(self) -> None:
+        iteration = self.progress.iteration
+        episodes = self.store.read(iteration)
+        if episodes is None:
+            self.weights.publish(iteration)
+            episodes = self._collect()
+            self.store.write(iteration, episodes)
+        metrics = describe(episodes) | self.learner.ppo_update(episodes, iteration)
+        self.progress.cursor += self.settings.prompts_per_iteration
+        self.progress.iteration += 1
+        if self._due(self.settings.validate_every):
+            metrics |= self._validate()
+        for name, value in metrics.items():
+            self.metrics.log_value(name, value, reduce="mean", window=1)
+        self.session.tracker.log(STAGE, self.progress.iteration, metrics)
+        if self._due(self.settings.checkpoint_every):
+            self.learner.save_checkpoint(self.checkpoints, asdict(self.progress))
+
+    def _collect(self) -> list[Episode]:
+        """The iteration's episodes in a fixed order; with `filter_groups`, groups without variance are replaced."""
+        want, seed = self.settings.prompts_per_iteration, self.settings.seed + self.progress.iteration
+        groups: dict[str, list[Episode]] = {}
+        for attempt in range(1 + MOST_REPLACEMENTS * self.settings.filter_groups):
+            start = self.progress.cursor + attempt * REPLACEMENT_OFFSET
+            assignments = self.assignments.take(start, want - len(groups))
+            for group in self.collector.collect(assignments, self.settings.sampling, self.weights.ref, seed):
+                if group and not (self.settings.filter_groups and flat(group)):
+                    groups[group[0].group_id] = group
+            if len(groups) >= want:
+                break
+        return [episode for _, group in sorted(groups.items()) for episode in group]
+
+    def _validate(self) -> dict[str, float]:
+        """The pass rate on held-in validation bugs; the best model by it is kept."""
+        self.weights.publish(self.progress.iteration)
+        rate = self._pass_rate(self.validation)
+        if rate >= self.progress.best_rate:
+            self.progress.best_rate, self.progress.best_iteration = rate, self.progress.iteration
+            self.learner.export_model(self.run.root / STAGE / "model")
+        return {"validation_pass_rate": rate}
+
+    def _pass_rate(self, assignments: Sequence[Assignment]) -> float:
+        sampling = self.settings.sampling.model_copy(update={"n": self.settings.validation_samples})
+        groups = self.collector.collect(assignments, sampling, self.weights.ref, self.settings.seed)
+        verdicts = [e.verdict == "PASSED" for group in groups for e in group if e.verdict != "INFRA"]
+        return float(np.mean(verdicts)) if verdicts else math.nan
+
+    def _due(self, every: int) -> bool:
+        return self.progress.iteration % every == 0 or self.progress.iteration == self.settings.iterations
+
+    # ---- RLlib ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> AlgorithmConfig:
+        return DebugPPOConfig()
+
+    @override(Algorithm)
+    def setup(self, config: AlgorithmConfig) -> None:
+        self._bare_setup()
+        self._owned = type(self).session is None
+        self.session = type(self).session or open_session(recipe_from_tree(self.config.ledex))
+        self.run, fleet = self.session.run, self.session.fleet
+        recipe = self.run.recipe
+        self.settings = recipe.ppo
+        self.progress = Progress()
+        self.store = EpisodeStore(self.run.path(STAGE, "episodes", "x").parent)
+        self.checkpoints = self.run.path(STAGE, "checkpoints", "x").parent
+        self.collector = Collector(fleet)
+        self.assignments = _training_assignments(self.run, fleet, self.collector)
+        self.validation = _validation_assignments(self.run, fleet, self.collector)
+        self.learner = LearnerGroup(
+            recipe.learner,
+            fleet.model,
+            start_model(self.run, fleet),
+            self.settings.optimizer,
+            total_steps=_optimizer_steps(recipe),
+            seed=self.settings.seed,
+            ppo=self.settings,
+        )
+        self.weights = WeightSync(self.learner, fleet, start_model(self.run, fleet), self.settings.reload_tolerance)
+
+    def _bare_setup(self) -> None:
+        """What `step`, `save` and `cleanup` of Algorithm touch, without what its own `setup` builds."""
+        classes = self.config.callbacks_class
+        self.callbacks = [c() for c in (classes if isinstance(classes, list) else [classes])]
+        self.env_runner_group = None
+        self.spaces = self.offline_data = self._aggregator_actor_manager = None
+        self.env_to_module_connector = self.module_to_env_connector = None
+        self.evaluation_config = self.config.get_evaluation_config_object()
+        self._set_up_metrics()
+
+    @override(Algorithm)
+    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
+        return []
+
+    @override(Algorithm)
+    def get_checkpointable_components(self) -> list[tuple[str, Checkpointable]]:
+        return []
+
+    @override(Algorithm)
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        return {"metrics": self.metrics.get_state(), "progress": asdict(self.progress)}
+
+    @override(Algorithm)
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.metrics.set_state(state["metrics"])
+        self.progress = Progress(**state["progress"])
+        self._iteration = self.progress.iteration
+
+    @override(Algorithm)
+    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
+        saved = super().save_to_path(path, **kwargs)
+        self.learner.save_checkpoint(Path(saved) / "learner", asdict(self.progress))
+        return saved
+
+    @override(Algorithm)
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        Checkpointable.restore_from_path(self, path, *args, **kwargs)  # Algorithm's own asks the EnvRunnerGroup
+        self.learner.load_checkpoint(Path(path) / "learner")
+
+    @override(Algorithm)
+    def cleanup(self) -> None:
+        self.learner.shutdown()
+        if self._owned and self.session is not None:
+            self.session.fleet.close()
+            self.session.tracker.close()
+            self.session.run.close()
+
+    def resume(self) -> None:
+        """Goes on from the run's newest complete checkpoint, where there is one."""
+        state = self.learner.load_checkpoint(self.checkpoints)
+        if state:
+            self.progress = Progress(**state)
+            self._iteration = self.progress.iteration
+            log.info("ppo: resumed after iteration %d", self.progress.iteration)
+        self.session.tracker.forget_after(STAGE, self.progress.iteration)
+
+
+REPLACEMENT_OFFSET = 1 << 20  # replacements come from a part of the endless order that no iteration's cursor reaches
+
+
+def ppo(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
+    """Runs or resumes the stage."""
+    DebugPPO.session = Session(run, fleet, tracker)
+    try:
+        algorithm = DebugPPOConfig().recipe(run.recipe.model_dump(mode="json")).build_algo()
+        try:
+            algorithm.resume()
+            iterations = run.recipe.ppo.iterations
+            with task("ppo", iterations) as bar:
+                bar.advance(algorithm.progress.iteration)
+                while algorithm.progress.iteration < iterations:
+                    result = algorithm.train()
+                    bar.advance(note=f"reward {result['reward_refinement']:+.2f}, {result['tests_passed']:.0%} of tests")
+            progress = asdict(algorithm.progress)
+        finally:
+            algorithm.stop()
+    finally:
+        DebugPPO.session = None
+    run.finish(STAGE, progress)
+
+
+def open_session(recipe: Recipe) -> Session:
+    """A session of its own for a training under Tune."""
+    run = RunDirectory.open(recipe)
+    return Session(run, Fleet(recipe), Tracker(run))
+
+
+def start_model(run: RunDirectory, fleet: Fleet) -> Path:
+    """The model that PPO starts from, which is also the reference: the SFT stage's, or the untrained one."""
+    trained = run.root / "sft" / "model"
+    if "sft" in run.recipe.stages:
+        if not run.done("sft"):
+            raise BadInput(f"run {run.recipe.run}", "has no finished sft stage for PPO to start from",
+                           expected="`ledex sft RECIPE` first, or `ledex run RECIPE`")
+        return trained
+    return fleet.model_path
+
+
+def flat(group: Sequence[Episode]) -> bool:
+    """Whether a group's scores do not vary: it would teach nothing under a group baseline."""
+    scores = [e.score for e in group if e.scored]
+    return len(scores) < 2 or max(scores) - min(scores) < 1e-6
+
+
+def describe(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Reward by term, verdicts and lengths of an iteration; unscored episodes are counted and left out of means."""
+    scored = [e for e in episodes if e.scored]
+    metrics: dict[str, float] = {"episodes": len(episodes), "unscored_episodes": len(episodes) - len(scored)}
+    for name in sorted({name for e in scored for name in e.terms}):
+        metrics[name] = float(np.mean([e.terms[name] for e in scored if name in e.terms]))
+    metrics["reward"] = float(np.mean([e.score for e in scored])) if scored else math.nan
+    for instruction in sorted({e.instruction for e in scored}):
+        metrics[f"reward_{instruction}"] = float(np.mean([e.score for e in scored if e.instruction == instruction]))
+    for status, count in Counter(e.verdict for e in episodes).items():
+        metrics[f"verdict_{status.lower() or 'none'}"] = count
+    for reason, count in Counter(r.split(":")[0] for e in episodes for r in e.unscored).items():
+        metrics[f"unscored_{reason}"] = count
+    metrics["answer_tokens"] = float(np.mean([e.loss_mask.sum() for e in episodes])) if episodes else 0.0
+    metrics["truncated"] = float(np.mean([e.truncated for e in episodes])) if episodes else 0.0
+    return metrics
+
+
+def _training_assignments(run: RunDirectory, fleet: Fleet, collector: Collector) -> Assignments:
+    trajectories = load_trajectories(run)
+    assignments = Assignments(trajectories, training_problems(run.recipe), fleet.renderer, run.recipe, collector.arm)
+    if not len(assignments):
+        raise BadInput(f"run {run.recipe.run}", "has no trajectories to train on",
+                       expected="a finished synthesis stage with wrong solutions, or synthesis.seeded_bugs=4")
+    return assignments
+
+
+def _validation_assignments(run: RunDirectory, fleet: Fleet, collector: Collector) -> list[Assignment]:
+    """One seeded bug a validation problem under each instruction: the same for every iteration and run."""
+    problems = validation_problems(run.recipe)
+    found = seeded_trajectories(
+        list(problems.values()), fleet.sandbox.client(), 1, run.recipe.synthesis.seed, run.recipe.problems.feedback
+    )
+    trajectories: list[Trajectory] = [t for some in found for t in some]
+    assignments = Assignments(trajectories, problems, fleet.renderer, run.recipe, collector.arm)
+    return assignments.take(0, len(assignments))
+
+
+def _optimizer_steps(recipe: Recipe) -> int:
+    episodes = recipe.ppo.prompts_per_iteration * recipe.ppo.sampling.n
+    return recipe.ppo.iterations * recipe.ppo.epochs * max(1, math.ceil(episodes / recipe.ppo.minibatch_episodes))

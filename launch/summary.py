@@ -1,0 +1,34 @@
+"""What a finished command leaves on the terminal: the table, where the report lies, what to try next."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.table import Table
+
+from launch.console import console
+from ledex_ray.comparison import article_table
+
+NEXT = """Next: open {report} in a browser.
+  ledex quickstart run=longer ppo.iterations=30     more of the same
+  ledex quickstart run=other model=HUB_ID_OR_PATH   another model
+  ledex quickstart run=plain reward.arm=hardened    another reward"""
+
+
+def print_summary(root: Path) -> None:
+    """Prints the evaluation's table and the report's path, as far as the run has them."""
+    evaluation = root / "evaluation" / "heldout" / "evaluation.json"
+    if evaluation.exists():
+        header, rows = article_table(json.loads(evaluation.read_text()))
+        table = Table(title=f"{root.name}: held-out problems, percent with 95 % intervals")
+        for index, name in enumerate(header):
+            table.add_column(name, justify="left" if index < 2 else "right")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    report = root / "report" / "report.html"
+    if report.exists():
+        console.print(NEXT.format(report=report), highlight=False, markup=False, soft_wrap=True)
+    else:
+        console.print(f"Run directory: {root}", highlight=False, markup=False, soft_wrap=True)
