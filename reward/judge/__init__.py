@@ -1,0 +1,12 @@
+"""Isolated execution of programs that a model wrote: `Judge` gives verdicts, `judge_many` many of them.
+
+A plain library without Ray or torch. docs/judge.md says what is defended against and how.
+"""
+
+from .config import JudgeConfig, Tier, find_python
+from .many import judge_many
+from .process import StartFailed
+from .tiers import TooWeak, available_tiers
+from .worker import Judge
+
+__all__ = ["Judge", "JudgeConfig", "StartFailed", "Tier", "TooWeak", "available_tiers", "find_python", "judge_many"]

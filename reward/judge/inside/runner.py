@@ -1,0 +1,163 @@
+"""What happens in the child, on the untrusted side: the program is loaded and its functions are called.
+
+Nothing here is a line of defence: the program may change any of it. The defence is that this process holds no test and
+no expected value, can reach nothing, and that its answers are plain data which the referee judges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import os
+import random
+import socket
+import sys
+import types
+from typing import Any
+
+from . import wire
+
+SOURCE = "<solution>"
+MESSAGE = 500  # characters of an exception's message
+
+
+def run(connection: socket.socket, script: bool) -> None:
+    """Reads the program and serves it until the other side closes; ends the process."""
+    program, weak = wire.parse(wire.receive_text(connection))
+    random.seed(0)  # the same program gets the same verdict each time
+    gc.enable()
+    sys.argv = ["solution.py"]
+    if script:
+        os._exit(_run_script(connection, program))
+    elif weak:
+        _serve_tests(connection, program)
+    else:
+        _serve_calls(connection, program)
+    os._exit(0)
+
+
+def _load(program: str, name: str) -> dict[str, Any]:
+    module = types.ModuleType(name)
+    sys.modules[name] = module
+    exec(compile(program, SOURCE, "exec", dont_inherit=True), module.__dict__)
+    return module.__dict__
+
+
+def _describe(error: BaseException) -> list[Any]:
+    """Name, message, line in the solution, and the names of the bases, most derived first."""
+    line = 0
+    if isinstance(error, SyntaxError) and error.filename == SOURCE:
+        line, message = error.lineno or 0, str(error.msg)
+    else:
+        try:
+            message = str(error)
+        except BaseException as second:  # the program's own __str__ may do anything
+            message = f"(its message could not be read: {type(second).__name__})"
+    step = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code.co_filename == SOURCE:
+            line = step.tb_lineno
+        step = step.tb_next
+    return [type(error).__name__, message[:MESSAGE], line, [base.__name__ for base in type(error).__mro__]]
+
+
+def _serve_calls(connection: socket.socket, program: str) -> None:
+    failure: list[Any] | None = None
+    names: dict[str, Any] = {}
+    try:
+        names = _load(program, "solution")
+    except BaseException as error:  # the program may raise anything, SystemExit included
+        failure = _describe(error)
+    wanted = _next(connection)
+    if failure is not None:
+        return wire.send(connection, {"n": wanted["n"], "e": failure})
+    missing = [name for name in wanted["names"] if _find(names, name) is None]
+    wire.send(connection, {"n": wanted["n"], "missing": missing})
+    while True:
+        call = _next(connection)
+        wire.send_text(connection, _answer(names, call))
+
+
+def _next(connection: socket.socket) -> Any:
+    try:
+        return wire.parse(wire.receive_text(connection))
+    except EOFError:
+        os._exit(0)
+
+
+def _find(names: dict[str, Any], name: str) -> Any:
+    """The function; a method of `Solution` where that is how the program is written."""
+    if name in names:
+        return names[name]
+    solution = names.get("Solution")
+    return getattr(solution(), name, None) if isinstance(solution, type) and hasattr(solution, name) else None
+
+
+def _answer(names: dict[str, Any], call: dict[str, Any]) -> str:
+    number = call["n"]
+    try:
+        function = _find(names, call["f"])
+        arguments = wire.from_json(call["a"])
+        keywords = dict(zip(call["k"][0], wire.from_json(call["k"][1]), strict=True))
+        value = function(*arguments, **keywords)
+        text = f'"v":{wire.to_text(value)}'
+        if call["m"]:  # the test can see what became of the arguments
+            text += f',"m":{wire.to_text(arguments)}'
+    except wire.Opaque as error:
+        text = f'"o":{wire.to_text(str(error))}'
+    except BaseException as error:  # the program may raise anything; its OSError is no failure of the exchange
+        text = f'"e":{wire.to_text(_describe(error))}'
+    return f'{{"n":{number},{text}}}'
+
+
+def _serve_tests(connection: socket.socket, program: str) -> None:
+    """Weak mode: the tests themselves run here. What is answered can be forged, and the verdict says so."""
+    failure: list[Any] | None = None
+    names: dict[str, Any] = {}
+    try:
+        names = _load(program, "solution")
+    except BaseException as error:
+        failure = _describe(error)
+    wanted = _next(connection)
+    if failure is not None:
+        return wire.send(connection, {"n": wanted["n"], "e": failure})
+    missing = [name for name in wanted["names"] if _find(names, name) is None]
+    wire.send(connection, {"n": wanted["n"], "missing": missing})
+    while True:
+        item = _next(connection)
+        space = dict(names)
+        space["candidate"] = _find(names, item["entry"]) if item["entry"] else None
+        outcome: list[Any] = ["passed", None]
+        try:
+            exec(compile(item["setup"], "<setup>", "exec", dont_inherit=True), space)
+            exec(compile(item["code"], "<test>", "exec", dont_inherit=True), space)
+            if item["check"]:
+                space["check"](space["candidate"])
+        except AssertionError as error:
+            described = _describe(error)
+            outcome = ["failed" if described[2] == 0 else "error", described]
+        except BaseException as error:
+            outcome = ["error", _describe(error)]
+        wire.send(connection, {"n": item["n"], "r": outcome})
+
+
+def _run_script(connection: socket.socket, program: str) -> int:
+    sys.stdin = io.TextIOWrapper(open(0, "rb", closefd=False), encoding="utf-8")  # noqa: SIM115
+    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding="utf-8")  # noqa: SIM115
+    sys.stderr = io.TextIOWrapper(open(2, "wb", closefd=False), encoding="utf-8", write_through=True)  # noqa: SIM115
+    code, failure = 0, None
+    try:
+        _load(program, "__main__")
+    except SystemExit as exit:
+        code = exit.code if type(exit.code) is int else int(exit.code is not None)
+    except BaseException as error:
+        code, failure = 1, _describe(error)
+    try:
+        sys.stdout.flush()
+    except BaseException as error:
+        code, failure = code or 1, failure or _describe(error)
+    if failure is not None:
+        with contextlib.suppress(OSError):
+            wire.send(connection, failure)
+    return code & 255
