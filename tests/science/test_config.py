@@ -1,0 +1,74 @@
+"""A recipe that is wrong is refused with the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ledex_ray.config import Recipe, differing_keys, dump_recipe, load_recipe, recipe_from_tree, recipe_hash
+from ledex_ray.errors import BadInput
+
+
+def _file(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("sft: {epocs: 2}", ["sft.epocs", "did you mean 'sft.epochs'"]),
+        ("synthesis: {solve: {temprature: 1}}", ["synthesis.solve.temprature", "synthesis.solve.temperature"]),
+        ("ppo: {kl_coef: -1}", ["ppo.kl_coef", "-1", "greater than or equal to 0"]),
+        ("learner: {zero_stage: 4}", ["learner.zero_stage", "4", "0, 1, 2 or 3"]),
+        ("sft: {batch_size: many}", ["sft.batch_size", "'many'", "integer"]),
+        ("ppo: {kl_placement: loss}", ["ppo", "k2 or k3"]),
+        ("ppo: {algorithm: grpo, sampling: {n: 1}}", ["ppo.sampling.n", "at least 2"]),
+        ("evaluation: {k: [50]}", ["evaluation", "50"]),
+        ("run: ../escape", ["run", "../escape"]),
+        ("- a list", ["mine.yaml", "mapping"]),
+        ("a: [unclosed", ["mine.yaml", "YAML"]),
+    ],
+)
+def test_a_wrong_recipe_names_what_is_wrong(tmp_path: Path, text: str, parts: list[str]) -> None:
+    with pytest.raises(BadInput) as refused:
+        load_recipe(_file(tmp_path, text))
+    message = str(refused.value)
+    assert all(part in message for part in ["mine.yaml", *parts]), message
+
+
+def test_overrides_reach_nested_keys_and_scientific_numbers(tmp_path: Path) -> None:
+    recipe = load_recipe(_file(tmp_path, "run: a"), ["ppo.optimizer.lr=1e-6", "model=some/model", "evaluation.k=[1]"])
+    assert recipe.ppo.optimizer.lr == 1e-6
+    assert recipe.model.name == "some/model"
+    assert recipe.evaluation.k == (1,)
+
+
+@pytest.mark.parametrize("override", ["sft.epochs", "=3", "run.x.y=1"])
+def test_a_wrong_override_is_refused(tmp_path: Path, override: str) -> None:
+    with pytest.raises(BadInput, match="override"):
+        load_recipe(_file(tmp_path, "run: a"), [override])
+
+
+def test_the_file_gives_the_run_its_name(tmp_path: Path) -> None:
+    assert load_recipe(_file(tmp_path, "")).run == "mine"
+
+
+def test_a_dumped_recipe_reads_back_equal(tmp_path: Path) -> None:
+    recipe = recipe_from_tree({"run": "x", "ppo": {"iterations": 7}})
+    assert load_recipe(_file(tmp_path, dump_recipe(recipe))) == recipe
+
+
+def test_the_hash_knows_the_experiment_and_not_its_name() -> None:
+    base = Recipe()
+    assert recipe_hash(base) == recipe_hash(base.model_copy(update={"run": "other"}))
+    changed = recipe_from_tree({"sft": {"epochs": 3}})
+    assert recipe_hash(base) != recipe_hash(changed)
+    assert differing_keys(base, changed) == ["sft.epochs: 2 -> 3"]
+
+
+def test_a_missing_recipe_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="nowhere"):
+        load_recipe(tmp_path / "nowhere.yaml")
