@@ -1,0 +1,96 @@
+"""Problem sets by name or path: `load_problems(SPEC)`, SPEC as DESIGN.md has it.
+
+A SPEC is a name (bundled, humaneval, mbpp, humanevalplus, mbppplus, apps, codecontests) or FORMAT:PATH, with an
+optional @SPLIT. Names look in the folder LEDEX_DATA, then on the hub; `humaneval` comes with its package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ledex_ray.errors import BadInput
+from ledex_ray.problems import Problem
+from ledex_ray.readers import sources
+from ledex_ray.readers.contests import apps_folders, read_apps, read_codecontests
+from ledex_ray.readers.evalplus import read_evalplus
+from ledex_ray.readers.expected import CanonicalRun, RunCanonical, needs_expected, resolve_expected
+from ledex_ray.readers.files import Row, rows
+from ledex_ray.readers.humaneval import read_humaneval
+from ledex_ray.readers.jsonl import read_problems
+from ledex_ray.readers.mbpp import read_mbpp
+from ledex_ray.readers.tasks import by_task_id, resolve_task_id
+
+__all__ = ["FORMATS", "NAMES", "SPLITS", "CanonicalRun", "RunCanonical", "by_task_id", "load_problems",
+           "needs_expected", "parse_spec", "read_problems", "resolve_expected", "resolve_task_id"]
+
+SPLITS = ("train", "validation", "test", "prompt", "heldout")
+NAMES = ("bundled", *sources.SETS)
+FORMATS: dict[str, Callable[[Iterable[tuple[str, Row]]], list[Problem]]] = {
+    "humaneval": read_humaneval, "mbpp": read_mbpp, "evalplus": read_evalplus, "apps": read_apps,
+    "codecontests": read_codecontests,
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A SPEC taken apart: a name or a format, the path of the latter, and the split asked for ("" for all)."""
+
+    name: str
+    path: Path | None
+    split: str
+
+
+def parse_spec(spec: str) -> Spec:
+    """The parts of a SPEC. BadInput for an unknown name, format or split."""
+    head, at, tail = spec.rpartition("@")
+    split = tail if at and tail in SPLITS else ""
+    rest = head if split else spec
+    name, colon, path = rest.partition(":")
+    if colon:
+        if name not in (*FORMATS, "jsonl"):
+            raise BadInput(f"problems '{spec}'", "has an unknown format", given=name,
+                           expected=" or ".join((*FORMATS, "jsonl")) + ", as FORMAT:PATH")
+        if not path:
+            raise BadInput(f"problems '{spec}'", "has no path", expected="FORMAT:PATH")
+        return Spec(name, Path(path).expanduser(), split)
+    if at and not split and head in NAMES:
+        raise BadInput(f"problems '{spec}'", "has an unknown split", given=tail, expected=" or ".join(SPLITS))
+    if rest not in NAMES:
+        raise BadInput(f"problems '{spec}'", "is no known set", expected=f"{', '.join(NAMES)} or FORMAT:PATH")
+    return Spec(rest, None, split)
+
+
+def load_problems(spec: str, run_canonical: RunCanonical | None = None) -> list[Problem]:
+    """The problems that a SPEC names, in the order of their file. BadInput where they cannot be read.
+
+    HumanEval+ and MBPP+ come without expected values: with `run_canonical` they are filled in (and cached), without it
+    they stay pending (`needs_expected`) and cannot be judged yet.
+    """
+    parts = parse_spec(spec)
+    if parts.path is None:
+        problems = _named(parts)
+    elif parts.name == "jsonl":
+        problems = read_problems(parts.path)
+    else:
+        problems = FORMATS[parts.name](apps_folders(parts.path) if parts.path.is_dir() and parts.name == "apps"
+                                       else rows(parts.path))
+    if parts.split:
+        present = sorted({p.split for p in problems} - {""})
+        problems = [p for p in problems if p.split == parts.split]
+        if not problems:
+            raise BadInput(f"problems '{spec}'", "has no such split", given=parts.split,
+                           expected=" or ".join(present) or "no split: this set has none")
+    if not problems:
+        raise BadInput(f"problems '{spec}'", "holds no problem")
+    return resolve_expected(problems, run_canonical) if run_canonical else problems
+
+
+def _named(parts: Spec) -> list[Problem]:
+    if parts.name == "bundled":
+        from ledex_ray.bundled import load_bundled  # it reads through this package
+
+        return load_bundled()
+    found = sources.find(parts.name)
+    return FORMATS[found.format](found.rows)

@@ -1,0 +1,142 @@
+"""APPS (Hendrycks et al. 2021) and CodeContests (Li et al. 2022): stdin/stdout cases, and APPS' function calls.
+
+Public are the samples; the first case where they are not marked. Time and memory limits of the sets are meant for
+compiled languages and are not taken over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ledex_ray.errors import BadInput
+from ledex_ray.literals import to_literal
+from ledex_ray.problems import CallTest, Problem, StdioTest, Test
+from ledex_ray.readers.files import Row, read_text, text_field
+
+SPLITS = ("train", "test")
+PYTHON3 = 3  # of CodeContests' languages: 0 unknown, 1 Python 2, 2 C++, 3 Python 3, 4 Java
+
+
+def apps_folders(folder: Path) -> Iterator[tuple[str, Row]]:
+    """Rows of APPS' own layout: `folder/{train,test}/NNNN/`, or the problems' folders themselves."""
+    if not folder.is_dir():
+        raise BadInput(str(folder), "no such folder", expected="a folder with train/ or test/, or one folder a problem")
+    splits = [folder / name for name in SPLITS if (folder / name).is_dir()] or [folder]
+    for split in splits:
+        for problem in sorted(p for p in split.iterdir() if (p / "question.txt").is_file()):
+            yield str(problem), _apps_row(problem, split.name if split.name in SPLITS else "")
+
+
+def _apps_row(folder: Path, split: str) -> Row:
+    def optional(name: str) -> str:
+        return read_text(folder / name) if (folder / name).is_file() else ""
+
+    metadata = optional("metadata.json")
+    return {
+        "problem_id": f"{split}/{folder.name}" if split else folder.name, "split": split,
+        "question": read_text(folder / "question.txt"), "input_output": optional("input_output.json"),
+        "solutions": optional("solutions.json"), "starter_code": optional("starter_code.py"),
+        "difficulty": json.loads(metadata).get("difficulty", "") if metadata else "",
+    }
+
+
+def read_apps(rows: Iterable[tuple[str, Row]]) -> list[Problem]:
+    """APPS' problems that have tests, ids "APPS/<split>/<number>". BadInput where a row is not APPS'."""
+    return [p for where, row in rows if (p := _apps_problem(row, where)) is not None]
+
+
+def _json(row: Row, name: str, where: str, default: Any) -> Any:
+    value = row.get(name)
+    if not isinstance(value, str):
+        return default if value is None else value
+    try:
+        return json.loads(value) if value.strip() else default
+    except json.JSONDecodeError as error:
+        raise BadInput(where, f"field '{name}' is not JSON ({error})", given=value) from error
+
+
+def _apps_problem(row: Row, where: str) -> Problem | None:
+    cases = _json(row, "input_output", where, {})
+    if not isinstance(cases, dict) or not {"inputs", "outputs"} <= set(cases):
+        if not cases:
+            return None  # some test problems of APPS come without any case
+        raise BadInput(where, "field 'input_output'", given=cases, expected='{"inputs": [...], "outputs": [...]}')
+    if not cases["inputs"]:
+        return None
+    pairs = list(zip(cases["inputs"], cases["outputs"], strict=False))
+    name, starter = cases.get("fn_name") or "", text_field(row, "starter_code", where, required=False)
+    solutions = _json(row, "solutions", where, [])
+    question = text_field(row, "question", where)
+    return Problem(
+        id=f"APPS/{row['problem_id']}",
+        text=f"{question.rstrip()}\n\nComplete this code:\n{starter}" if starter.strip() else question,
+        tests=_call_tests(pairs, "class Solution" in starter, where) if name else tuple(
+            StdioTest(_lines(stdin), _lines(stdout)) for stdin, stdout in pairs),
+        entry_point=name,
+        canonical_solutions=tuple(s for s in solutions if isinstance(s, str)),
+        n_public=1,
+        split=row.get("split", ""),
+        benchmark="apps",
+        meta={"difficulty": str(row.get("difficulty", ""))},
+    )
+
+
+def _lines(text: Any) -> str:
+    return "\n".join(map(str, text)) if isinstance(text, list) else str(text)
+
+
+def _call_tests(pairs: list[tuple[Any, Any]], method: bool, where: str) -> tuple[Test, ...]:
+    """Calls compared as JSON. Outside LeetCode's class layout, values come wrapped in lists of one."""
+    wrapped = not method and all(isinstance(out, list) and len(out) == 1 for _, out in pairs)
+    tests: list[Test] = []
+    for given, output in pairs:
+        if not isinstance(given, list):
+            raise BadInput(where, "field 'input_output.inputs'", given=given, expected="a list of arguments a case")
+        args = tuple(map(_numbered_keys, given))
+        expected = _numbered_keys(output[0] if wrapped else output)
+        tests.append(CallTest(to_literal(args), to_literal(expected), compare="json"))
+    return tuple(tests)
+
+
+def _numbered_keys(value: Any) -> Any:
+    """JSON has no integer keys: a dict whose keys are all numbers gets them back."""
+    if isinstance(value, dict) and value and all(k.lstrip("-").isdigit() for k in value):
+        return {int(k): v for k, v in value.items()}
+    return value
+
+
+def read_codecontests(rows: Iterable[tuple[str, Row]]) -> list[Problem]:
+    """CodeContests' problems that have tests: public samples first, then private and generated cases."""
+    return [p for where, row in rows if (p := _contest_problem(row, where)) is not None]
+
+
+def _contest_problem(row: Row, where: str) -> Problem | None:
+    groups = [_cases(row, name, where) for name in ("public_tests", "private_tests", "generated_tests")]
+    tests = [test for group in groups for test in group]
+    if not tests:
+        return None
+    solutions = row.get("solutions") or {"language": [], "solution": []}
+    right = [code for language, code in zip(solutions["language"], solutions["solution"], strict=True)
+             if language in (PYTHON3, "PYTHON3")]
+    return Problem(
+        id=f"CodeContests/{text_field(row, 'name', where)}",
+        text=text_field(row, "description", where),
+        tests=tuple(tests),
+        canonical_solutions=tuple(right),
+        n_public=len(groups[0]) or 1,
+        split="validation" if row.get("split") == "valid" else row.get("split", ""),
+        benchmark="codecontests",
+        meta={"difficulty": str(row.get("difficulty", ""))},
+    )
+
+
+def _cases(row: Row, name: str, where: str) -> list[StdioTest]:
+    cases = row.get(name) or {"input": [], "output": []}
+    if isinstance(cases, list):
+        cases = {key: [case[key] for case in cases] for key in ("input", "output")}
+    if not isinstance(cases, dict) or not {"input", "output"} <= set(cases):
+        raise BadInput(where, f"field '{name}'", given=cases, expected='{"input": [...], "output": [...]}')
+    return [StdioTest(stdin, stdout) for stdin, stdout in zip(cases["input"], cases["output"], strict=True)]

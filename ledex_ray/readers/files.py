@@ -1,0 +1,80 @@
+"""Rows of the files that problem sets come in: JSON lines, a JSON list, Parquet; plain or gzipped."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ledex_ray.errors import BadInput
+
+Row = dict[str, Any]
+
+
+def read_text(path: Path) -> str:
+    """The text of a plain or gzipped file; BadInput where it cannot be read."""
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        return data.decode("utf-8")
+    except FileNotFoundError:
+        raise BadInput(str(path), "no such file") from None
+    except IsADirectoryError:
+        raise BadInput(str(path), "is a folder", expected="a file") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(str(path), f"is not UTF-8 text at byte {error.start}") from error
+    except (OSError, EOFError) as error:
+        raise BadInput(str(path), f"cannot be read ({error})") from error
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, Row]]:
+    """(place, row) of each line that is not blank; the place is "file:line". BadInput where a line is no object."""
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            yield f"{path}:{number}", parse_row(line, f"{path}:{number}")
+
+
+def parse_row(line: str, where: str) -> Row:
+    """One JSON object; BadInput says what the line holds instead."""
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise BadInput(where, f"is not JSON ({error})", given=line, expected="one JSON object a line") from error
+    if not isinstance(row, dict):
+        raise BadInput(where, "is not a JSON object", given=row, expected="one JSON object a line")
+    return row
+
+
+def rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """(place, row) of a JSON-lines file, a `.json` list or a `.parquet` file."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq  # on call: only CodeContests and hub downloads are Parquet
+
+        for number, row in enumerate(pq.read_table(path).to_pylist(), start=1):
+            yield f"{path}:{number}", row
+    elif path.suffix == ".json":
+        try:
+            listed = json.loads(read_text(path))
+        except json.JSONDecodeError as error:
+            raise BadInput(str(path), f"is not JSON ({error})") from error
+        if not isinstance(listed, list) or not all(isinstance(r, dict) for r in listed):
+            raise BadInput(str(path), "is not a list of objects")
+        for number, row in enumerate(listed, start=1):
+            yield f"{path}[{number}]", row
+    else:
+        yield from json_lines(path)
+
+
+def text_field(row: Row, name: str, where: str, *, required: bool = True) -> str:
+    """A string field; BadInput where it is missing (if required) or of another type."""
+    value = row.get(name)
+    if value is None and not required:
+        return ""
+    if value is None:
+        raise BadInput(where, f"field '{name}' is missing", expected="a string")
+    if not isinstance(value, str) or (required and not value.strip()):
+        raise BadInput(where, f"field '{name}'", given=value, expected="a string that is not empty")
+    return value

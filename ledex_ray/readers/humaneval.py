@@ -1,0 +1,116 @@
+"""HumanEval (Chen et al. 2021): each assert of `check` that stands alone is a test, else `check` is one.
+
+Public are the docstring's examples: the asserts of `check` that repeat one, and where there is none, the docstring's
+own examples as tests in front (the reference solutions pass them all). Left out: asserts that never call the candidate,
+since they pass for any program. Five docstrings show nothing that can be run: no test of theirs is public.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+
+from ledex_ray.errors import BadInput
+from ledex_ray.problems import AssertTest, CheckTest, Problem, Test
+from ledex_ray.readers.docstrings import docstring_asserts, shown_calls
+from ledex_ray.readers.files import Row, text_field
+
+
+def read_humaneval(rows: Iterable[tuple[str, Row]]) -> list[Problem]:
+    """HumanEval's problems under their own ids, all of them in split "test". BadInput where a row lacks a field."""
+    return [_problem(row, where) for where, row in rows]
+
+
+def _problem(row: Row, where: str) -> Problem:
+    name, prompt = text_field(row, "entry_point", where), text_field(row, "prompt", where)
+    tests, n_public = split_check(text_field(row, "test", where), prompt, name, where)
+    return Problem(
+        id=text_field(row, "task_id", where),
+        text=docstring_of(prompt, name),
+        tests=tests,
+        entry_point=name,
+        prompt=prompt,
+        setup=helpers(prompt, name),
+        canonical_solutions=(prompt + text_field(row, "canonical_solution", where),),
+        n_public=n_public,
+        split="test",
+        benchmark="humaneval",
+    )
+
+
+def docstring_of(prompt: str, name: str) -> str:
+    """The task in words: the docstring of the function to be completed."""
+    for node in ast.walk(ast.parse(prompt)):
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return ast.get_docstring(node) or prompt
+    return prompt
+
+
+def helpers(prompt: str, name: str) -> str:
+    """What the prompt defines besides the function to be completed, for checks that use it; "" if nothing.
+
+    Three checks call a helper function of the prompt (to encode what the candidate must decode).
+    """
+    body = ast.parse(prompt).body
+    others = [n for n in body if not (isinstance(n, ast.FunctionDef) and n.name == name)]
+    if not any(isinstance(n, ast.FunctionDef) for n in others):
+        return ""
+    return "\n".join(ast.unparse(n) for n in others)
+
+
+def split_check(test: str, prompt: str, name: str, where: str) -> tuple[tuple[Test, ...], int]:
+    """The tests of a `check` function, public ones first, and how many are public."""
+    check = next((n for n in ast.parse(test).body if isinstance(n, ast.FunctionDef) and n.name == "check"), None)
+    if check is None:
+        raise BadInput(where, "field 'test'", given=test, expected="code that defines check(candidate)")
+    tests = _split_body(check, test, name)
+    calls = [_single_call(t.code, name) if isinstance(t, AssertTest) else None for t in tests]
+    docstring = docstring_of(prompt, name)
+    shown = shown_calls(docstring, calls)
+    public: list[Test] = [tests[i] for i in shown] or list(docstring_asserts(docstring, name))
+    rest = [t for i, t in enumerate(tests) if i not in set(shown)]
+    return (*public, *rest), len(public)
+
+
+def _split_body(check: ast.FunctionDef, test: str, name: str) -> list[Test]:
+    """Asserts become tests with the lines that prepare them; a loop with asserts stays a check of its own."""
+    parameter = check.args.args[0].arg
+    tests: list[Test] = []
+    prepared: list[ast.stmt] = []
+    for statement in check.body:
+        if isinstance(statement, ast.Assert):
+            if parameter in _names(statement.test):
+                code = [*_needed(statement, prepared), ast.Assert(test=_renamed(statement.test, parameter, name))]
+                tests.append(AssertTest("\n".join(ast.unparse(n) for n in code)))
+        elif any(isinstance(n, ast.Assert) for n in ast.walk(statement)):
+            alone = ast.FunctionDef(name="check", args=check.args, body=[*prepared, statement], decorator_list=[])
+            tests.append(CheckTest(ast.unparse(ast.fix_missing_locations(ast.Module([alone], [])))))
+        elif not isinstance(statement, ast.Expr | ast.Pass):
+            prepared.append(statement)
+    return tests or [CheckTest(test)]
+
+
+def _needed(statement: ast.Assert, prepared: list[ast.stmt]) -> list[ast.stmt]:
+    """The preparation lines that an assert depends on: all of them where it reads a name that they bind."""
+    bound = {n.id for p in prepared for n in ast.walk(p) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    bound |= {(a.asname or a.name).split(".")[0] for p in prepared if isinstance(p, ast.Import | ast.ImportFrom)
+              for a in p.names}
+    return prepared if bound & _names(statement.test) else []
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+
+
+def _renamed(node: ast.expr, old: str, new: str) -> ast.expr:
+    for child in ast.walk(node):
+        if isinstance(child, ast.Name) and child.id == old:
+            child.id = new
+    return node
+
+
+def _single_call(code: str, name: str) -> str | None:
+    """The arguments, as text, of the only call of `name` in an assert; None where there are more or none."""
+    calls = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+             and n.func.id == name and not n.keywords]
+    return ", ".join(ast.unparse(a) for a in calls[0].args) if len(calls) == 1 else None
