@@ -1,0 +1,178 @@
+"""The report of a run: one self-contained HTML file, the same as Markdown, and the plots as PNGs.
+
+Everything shown is computed from the files of the run directory. Text from a model is shown as text, never
+interpreted: Jinja escapes it, control characters are made visible, and it is cut before it is compared.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+
+from launch import figures
+from launch.rundir import RunDirectory, read_parts, write_atomically
+from ledex_ray.comparison import article_table
+from ledex_ray.config import dump_recipe, recipe_hash
+from ledex_ray.evaluation import Sample
+from ledex_ray.tables import read_records
+
+STAGE = "report"
+EXAMPLES = 3
+MOST_LINES, MOST_CHARACTERS = 80, 4000
+
+
+@dataclass(frozen=True)
+class Example:
+    """One refinement of a held-out bug, ready to be shown."""
+
+    title: str
+    feedback: str
+    explanation: str
+    diff: tuple[tuple[str, str], ...]  # (class, line)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with its caption."""
+
+    name: str
+    caption: str
+    png: bytes
+
+    @property
+    def data(self) -> str:
+        return base64.b64encode(self.png).decode()
+
+
+def report(run: RunDirectory) -> None:
+    """Writes `report/report.html`, `report/report.md` and the PNGs; raises nothing for stages that did not run."""
+    folder = run.path(STAGE, "x").parent
+    context = gather(run)
+    for plot in context["plots"]:
+        (folder / f"{plot.name}.png").write_bytes(plot.png)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("launch", "templates"),
+        autoescape=jinja2.select_autoescape(["html.j2"], default_for_string=False),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    for name in ("report.html", "report.md"):
+        write_atomically(folder / name, environment.get_template(f"{name}.j2").render(context))
+    run.finish(STAGE, {"plots": [plot.name for plot in context["plots"]]})
+
+
+def gather(run: RunDirectory) -> dict[str, Any]:
+    """All that the templates show."""
+    evaluation = run.root / "evaluation" / "heldout"
+    results = json.loads((evaluation / "evaluation.json").read_text()) if run.done("evaluation/heldout") else None
+    samples = read_records(evaluation / "samples.parquet", Sample) if results else []
+    header, rows = article_table(results) if results else ([], [])
+    fixed, failed = examples(samples)
+    return {
+        "name": run.recipe.run,
+        "recipe": dump_recipe(run.recipe),
+        "hash": recipe_hash(run.recipe),
+        "versions": json.loads((run.root / "versions.json").read_text()),
+        "header": header,
+        "rows": rows,
+        "comparisons": comparison_rows(results["comparisons"]) if results else [],
+        "repair": repair_rows(results["results"]) if results else [],
+        "synthesis": run.done("synthesis") or {},
+        "sft": run.done("sft") or {},
+        "ppo": run.done("ppo") or {},
+        "plots": plots(run, samples),
+        "fixed": fixed,
+        "failed": failed,
+        "minutes": {stage: seconds / 60 for stage, seconds in stage_seconds(run).items()},
+    }
+
+
+def plots(run: RunDirectory, samples: Sequence[Sample]) -> list[Plot]:
+    """Every figure that the run has data for."""
+    ppo, sft = read_parts(run.root / "ppo" / "metrics"), read_parts(run.root / "sft" / "metrics")
+    seconds = stage_seconds(run)
+    wanted: list[tuple[str, str, Any, Callable[[Any], Any]]] = [
+        ("reward", "Mean reward by PPO iteration, and its terms", ppo, figures.reward_curves),
+        ("pass_rate", "Refinements that pass every test, by PPO iteration", ppo, figures.pass_curves),
+        ("policy", "KL and update by PPO iteration", ppo, figures.policy_curves),
+        ("sft_loss", "SFT loss", sft, figures.loss_curve),
+        ("verdicts", "Verdicts on held-out problems", samples, figures.verdict_bars),
+        ("time", "Where the time went", seconds, figures.time_bars),
+    ]
+    return [Plot(name, caption, figures.to_png(draw(data))) for name, caption, data, draw in wanted if data]
+
+
+def stage_seconds(run: RunDirectory) -> dict[str, float]:
+    """Seconds spent in each stage, over all the processes that worked on it."""
+    seconds: dict[str, float] = {}
+    for event in read_parts(run.root / "events"):
+        if event["event"] == "stage_finished":
+            seconds[event["stage"]] = seconds.get(event["stage"], 0.0) + event["seconds"]
+    return seconds
+
+
+def examples(samples: Sequence[Sample]) -> tuple[list[Example], list[Example]]:
+    """(fixed, failed): refinements with explanation by the most trained model, of different problems."""
+    stages = [stage for stage in ("sft+rl", "sft", "prompt") if any(s.stage == stage for s in samples)]
+    picked: dict[bool, dict[str, Example]] = {True: {}, False: {}}
+    for sample in sorted(samples, key=lambda s: s.id):
+        right = stages and sample.stage == stages[0] and sample.mode == "explain" and sample.explanation and sample.code
+        if right and sample.problem_id not in picked[sample.passed] and len(picked[sample.passed]) < EXAMPLES:
+            picked[sample.passed][sample.problem_id] = _example(sample)
+    return list(picked[True].values()), list(picked[False].values())
+
+
+def comparison_rows(comparisons: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str, bool]]:
+    """(metric, mode, a, b, "difference [low, high]", whether the interval excludes zero), points of a percent."""
+    rows = []
+    for c in comparisons:
+        a, b = c["a"], c["b"]
+        metric = f"{c['benchmark']} {c['metric'].replace('_at_k', '')}" + (f"@{c['k']}" if c["k"] else "")
+        names = [f"{x['label']} {x['mode']}" + (" (fixed bugs)" if x["bugs"] == "fixed" else "") for x in (a, b)]
+        text = f"{100 * c['difference']:+.1f} [{100 * c['low']:+.1f}, {100 * c['high']:+.1f}]"
+        rows.append((metric, b["mode"], names[0], names[1], text, c["low"] > 0 or c["high"] < 0))
+    return rows
+
+
+def repair_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str]]:
+    """(model, mode, bugs, metric, "value [low, high] of n") for repair and copy rates."""
+    return [
+        (
+            r["label"],
+            r["mode"],
+            r["bugs"],
+            r["metric"].replace("_", " "),
+            f"{100 * r['value']:.1f} [{100 * r['low']:.1f}, {100 * r['high']:.1f}] of {r['n_samples']}",
+        )
+        for r in results
+        if r["metric"] != "pass_at_k"
+    ]
+
+
+def _example(sample: Sample) -> Example:
+    return Example(
+        title=sample.problem_id,
+        feedback=_shown(sample.feedback),
+        explanation=_shown(sample.explanation),
+        diff=tuple(_diff(_shown(sample.wrong_code), _shown(sample.code))),
+    )
+
+
+def _diff(before: str, after: str) -> list[tuple[str, str]]:
+    kinds = {"+": "added", "-": "removed"}
+    lines = difflib.ndiff(before.splitlines(), after.splitlines())
+    return [(kinds.get(line[0], "same"), line) for line in lines if not line.startswith("?")]
+
+
+def _shown(text: str) -> str:
+    """Model text with a bounded length and nothing that a terminal or a browser would act on."""
+    cut = "\n".join(text[:MOST_CHARACTERS].splitlines()[:MOST_LINES])
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in cut)
+
