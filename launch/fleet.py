@@ -6,7 +6,6 @@ they end with the driver.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -52,11 +51,6 @@ class Fleet:
         ray.shutdown()
 
     @cached_property
-    def model(self) -> ModelConfig:
-        """The model section with its dtype settled for this machine."""
-        return self.recipe.model.model_copy(update={"dtype": settle_dtype(self.recipe.model.dtype)})
-
-    @cached_property
     def renderer(self) -> Renderer:
         """Messages to token ids, for this run's model."""
         return _renderer(self.model_path, self.recipe.model)
@@ -65,7 +59,7 @@ class Fleet:
     def rollout(self) -> RolloutGroup:
         """The vLLM engines, ready to serve the base model."""
         log.info("starting %d rollout engine(s) on %s", self.recipe.rollout.actors, self.model_path.name)
-        group = RolloutGroup(self.recipe.rollout, self.model, self.model_path)
+        group = RolloutGroup(self.recipe.rollout, self.recipe.model, self.model_path)
         self._started.append(group)
         return group
 
@@ -87,7 +81,7 @@ class Fleet:
         if name is None:
             yield self.rollout, self.renderer
             return
-        path, model = resolve_model(name), self.model.model_copy(update={"name": name, "layout": "auto"})
+        path, model = resolve_model(name), self.recipe.model.model_copy(update={"name": name, "layout": "auto"})
         log.info("starting %d rollout engine(s) on the teacher %s", self.recipe.rollout.actors, name)
         group = RolloutGroup(self.recipe.rollout, model, path)
         try:
@@ -104,29 +98,3 @@ def _renderer(path: Path, model: ModelConfig) -> Renderer:
     from transformers import AutoTokenizer
 
     return Renderer(AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code), model.layout)
-
-
-def settle_dtype(wanted: str) -> str:
-    """bfloat16 where this machine multiplies it faster than float32 (a GPU, or a CPU with AMX), else float32."""
-    if wanted != "auto":
-        return wanted
-    import torch
-
-    if torch.cuda.is_available():
-        return "bfloat16"
-    return "bfloat16" if _seconds(torch.bfloat16) < 0.8 * _seconds(torch.float32) else "float32"
-
-
-def _seconds(dtype: object, size: int = 768, repeats: int = 8) -> float:
-    import time
-
-    import torch
-
-    torch.set_num_threads(os.cpu_count() or 1)
-    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))  # type: ignore[call-overload]
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - start)
-    return best

@@ -20,6 +20,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
 
+from actors.failures import GangLost
 from actors.learner import LearnerGroup
 from launch.collect import Assignment, Assignments, Collector
 from launch.console import log, task
@@ -81,6 +82,18 @@ class DebugPPO(Algorithm):
 
     @override(Algorithm)
     def training_step(self) -> None:
+        while True:
+            try:
+                metrics = self._iterate()
+                break
+            except GangLost as error:
+                log.warning("ppo: %s; rebuilding the gang", error)
+                self._go_on_from(self.learner.rebuild(self.checkpoints))
+        for name, value in metrics.items():
+            self.metrics.log_value(name, value, reduce="mean", window=1)
+
+    def _iterate(self) -> dict[str, float]:
+        """One iteration: collect, store, update, validate, commit. Episodes that are stored are never made again."""
         iteration = self.progress.iteration
         episodes = self.store.read(iteration)
         if episodes is None:
@@ -92,11 +105,10 @@ class DebugPPO(Algorithm):
         self.progress.iteration += 1
         if self._due(self.settings.validate_every):
             metrics |= self._validate()
-        for name, value in metrics.items():
-            self.metrics.log_value(name, value, reduce="mean", window=1)
         self.session.tracker.log(STAGE, self.progress.iteration, metrics)
         if self._due(self.settings.checkpoint_every):
             self.learner.save_checkpoint(self.checkpoints, asdict(self.progress))
+        return metrics
 
     def _collect(self) -> list[Episode]:
         """The iteration's episodes in a fixed order; with `filter_groups`, groups without variance are replaced."""
@@ -153,12 +165,13 @@ class DebugPPO(Algorithm):
         self.validation = _validation_assignments(self.run, fleet, self.collector)
         self.learner = LearnerGroup(
             recipe.learner,
-            fleet.model,
+            recipe.model,
             start_model(self.run, fleet),
             self.settings.optimizer,
             total_steps=_optimizer_steps(recipe),
             seed=self.settings.seed,
             ppo=self.settings,
+            separated=recipe.reward.separated,
         )
         self.weights = WeightSync(self.learner, fleet, start_model(self.run, fleet), self.settings.reload_tolerance)
 
@@ -211,12 +224,15 @@ class DebugPPO(Algorithm):
 
     def resume(self) -> None:
         """Goes on from the run's newest complete checkpoint, where there is one."""
-        state = self.learner.load_checkpoint(self.checkpoints)
-        if state:
-            self.progress = Progress(**state)
-            self._iteration = self.progress.iteration
-            log.info("ppo: resumed after iteration %d", self.progress.iteration)
+        self._go_on_from(self.learner.load_checkpoint(self.checkpoints))
+
+    def _go_on_from(self, state: Mapping[str, Any] | None) -> None:
+        self.progress = Progress(**state) if state else Progress()
+        self._iteration = self.progress.iteration
+        self.weights.forget()
         self.session.tracker.forget_after(STAGE, self.progress.iteration)
+        if state:
+            log.info("ppo: going on after iteration %d", self.progress.iteration)
 
 
 REPLACEMENT_OFFSET = 1 << 20  # replacements come from a part of the endless order that no iteration's cursor reaches

@@ -9,7 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
+from actors.failures import GangLost
 from actors.learner import LearnerGroup
 from launch.console import log, task
 from launch.fleet import Fleet
@@ -56,21 +58,23 @@ def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
         )
     batches = plan_batches(training, config)
     learner = LearnerGroup(
-        recipe.learner, fleet.model, fleet.model_path, config.optimizer, total_steps=len(batches), seed=config.seed
+        recipe.learner, recipe.model, fleet.model_path, config.optimizer, total_steps=len(batches), seed=config.seed
     )
     try:
         progress = _resume(run, learner, tracker)
         with task("sft", len(batches)) as bar:
             bar.advance(progress.step)
             while progress.step < len(batches) and not _out_of_patience(progress, config):
-                metrics = learner.sft_step(batches[progress.step])
-                progress.step += 1
-                due = progress.step % config.checkpoint_every == 0 or progress.step == len(batches)
-                if due:
-                    metrics |= _validate(run, learner, validation, progress)
+                try:
+                    metrics = _step(run, learner, batches, validation, progress)
+                except GangLost as error:
+                    log.warning("sft: %s; rebuilding the gang", error)
+                    learner.rebuild(_checkpoints(run))
+                    bar.advance(-progress.step)
+                    progress = _resume(run, learner, tracker)
+                    bar.advance(progress.step)
+                    continue
                 tracker.log(STAGE, progress.step, metrics)
-                if due:
-                    learner.save_checkpoint(run.path(STAGE, "checkpoints", "x").parent, asdict(progress))
                 bar.advance(note=f"loss {metrics['loss']:.3f}")
     finally:
         learner.shutdown()
@@ -79,6 +83,22 @@ def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
     run.finish(
         STAGE, {**asdict(progress), "examples": counts, "tokens": sum(len(e.token_ids) for b in batches for e in b)}
     )
+
+
+def _step(
+    run: RunDirectory,
+    learner: LearnerGroup,
+    batches: Sequence[Batch],
+    validation: Sequence[SupervisedExample],
+    progress: Progress,
+) -> dict[str, float]:
+    """One optimizer step; every `checkpoint_every` of them a validation and a checkpoint."""
+    metrics = learner.sft_step(batches[progress.step])
+    progress.step += 1
+    if progress.step % run.recipe.sft.checkpoint_every == 0 or progress.step == len(batches):
+        metrics |= _validate(run, learner, validation, progress)
+        learner.save_checkpoint(_checkpoints(run), asdict(progress))
+    return metrics
 
 
 def split_by_problem(
@@ -108,7 +128,7 @@ def plan_batches(examples: Sequence[SupervisedExample], config: SFTConfig) -> li
 
 
 def _resume(run: RunDirectory, learner: LearnerGroup, tracker: Tracker) -> Progress:
-    state = learner.load_checkpoint(run.path(STAGE, "checkpoints", "x").parent)
+    state = learner.load_checkpoint(_checkpoints(run))
     progress = Progress(**state) if state else Progress()
     tracker.forget_after(STAGE, progress.step)
     if progress.step:
@@ -131,6 +151,10 @@ def _validate(
 
 def _out_of_patience(progress: Progress, config: SFTConfig) -> bool:
     return config.patience is not None and progress.without_improvement >= config.patience
+
+
+def _checkpoints(run: RunDirectory) -> Path:
+    return run.root / STAGE / "checkpoints"
 
 
 def _problem(example: SupervisedExample) -> str:
