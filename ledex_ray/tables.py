@@ -1,8 +1,8 @@
 """Records (frozen dataclasses) to and from Arrow tables and Parquet files, with a schema version.
 
-The schema follows from the dataclass: enums become text, tuples lists, dicts maps, nested records structs. A Ray Data
-row is the same record as a plain dict. Not covered: unions other than `X | None`, and evolution of the schema beyond
-new fields that have a default.
+The schema follows from the dataclass: enums become text, tuples and arrays lists, dicts maps, records structs. A Ray
+Data row is the same record as a plain dict. Not covered: unions other than `X | None`, and evolution of the schema
+beyond new fields that have a default.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
@@ -39,7 +40,7 @@ def schema_of(cls: type) -> pa.Schema:
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
 
@@ -66,7 +67,9 @@ def _arrow_type(kind: Any) -> pa.DataType:
         if any(item != items[0] for item in items):
             raise TypeError(f"a record field cannot be {kind}: only tuples of one type")
         return pa.list_(_field("item", items[0]))
-    if origin is dict:
+    if origin is np.ndarray:
+        return pa.list_(pa.from_numpy_dtype(_dtype(kind)))
+    if origin in (dict, Mapping):
         return pa.map_(_arrow_type(args[0]), _field("value", args[1]))
     if isinstance(kind, type):
         if issubclass(kind, Enum):
@@ -78,6 +81,11 @@ def _arrow_type(kind: Any) -> pa.DataType:
     if origin is not None and origin.__name__ == "Literal":
         return _arrow_type(type(args[0]))
     raise TypeError(f"a record field cannot be {kind}")
+
+
+def _dtype(kind: Any) -> np.dtype[Any]:
+    """The element type of a NumPy array annotation."""
+    return np.dtype(get_args(get_args(kind)[1])[0])
 
 
 def to_row(record: Any) -> dict[str, Any]:
@@ -109,7 +117,8 @@ def from_row(cls: type[R], row: Mapping[str, Any]) -> R:
 
     Also reads what Arrow and Ray Data make of a row: maps as lists of pairs, lists as NumPy arrays.
     """
-    hints = _hints(cls)
+    record: Any = cls
+    hints = _hints(record)
     return cls(**{name: _record_value(hints[name], value) for name, value in row.items() if name in hints})
 
 
@@ -117,12 +126,14 @@ def _record_value(kind: Any, value: Any) -> Any:
     kind, _ = _optional(kind)
     if value is None:
         return None
-    if hasattr(value, "tolist"):
-        value = value.tolist()
     origin, args = get_origin(kind), get_args(kind)
+    if origin is np.ndarray:
+        return np.asarray(value, dtype=_dtype(kind))
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     if origin in (tuple, list):
         return origin(_record_value(args[0], item) for item in value)
-    if origin is dict:
+    if origin in (dict, Mapping):
         pairs = value.items() if isinstance(value, Mapping) else value
         return {_record_value(args[0], k): _record_value(args[1], v) for k, v in pairs if v is not None}
     if isinstance(kind, type) and issubclass(kind, Enum):

@@ -1,0 +1,271 @@
+"""Models compared: results and paired differences as `evaluation.json` has them (DESIGN.md), the article's table.
+
+Every figure carries an interval (METHOD.md, sections 4 and 8). A difference is paired: both models are measured on the
+same problems, and it is the problems that are resampled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ledex_ray.passk import (
+    RESAMPLES,
+    Estimate,
+    Floats,
+    Tally,
+    hierarchical_interval,
+    interval,
+    mean,
+    mean_pass_at_k,
+    pass_at_k,
+    pass_at_k_estimate,
+    pass_at_k_of_counts,
+    pooled,
+    rate_estimate,
+    ratio,
+    seed_values,
+)
+from ledex_ray.records import Refinement
+
+SCHEMA = 1
+Stage = Literal["prompt", "sft", "sft+rl"]
+Mode = Literal["initial", "direct", "explain", "resample", "random_feedback", "no_feedback"]
+Metric = Literal["pass_at_k", "repair_rate", "copy_rate"]
+
+
+@dataclass(frozen=True)
+class Key:
+    """What was measured: one model in one mode; two keys name the sides of a comparison."""
+
+    label: str
+    model: str
+    stage: Stage
+    mode: Mode
+    round: int
+    bugs: Literal["own", "fixed"] | None
+    feedback: Literal["public", "all"]
+    temperature: float
+    seed: int | None  # None where several seeds are pooled
+
+
+@dataclass(frozen=True)
+class Result:
+    """One figure of `evaluation.json`."""
+
+    key: Key
+    benchmark: str
+    metric: Metric
+    k: int | None  # None outside pass_at_k
+    value: float
+    low: float
+    high: float
+    n_problems: int
+    n_samples: int
+    tokens: int  # prompt and generated
+
+    def to_json(self) -> dict[str, Any]:
+        """The flat object that the file holds."""
+        rest = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "key"}
+        return {**dataclasses.asdict(self.key), **rest}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`difference` is b - a over the problems that both were measured on."""
+
+    benchmark: str
+    metric: Metric
+    k: int | None
+    a: Key
+    b: Key
+    difference: float
+    low: float
+    high: float
+    n_problems: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that the file holds, both keys in full."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All of an `evaluation.json`."""
+
+    results: tuple[Result, ...]
+    comparisons: tuple[Comparison, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole file as plain data."""
+        return {
+            "schema": SCHEMA,
+            "results": [r.to_json() for r in self.results],
+            "comparisons": [c.to_json() for c in self.comparisons],
+        }
+
+
+def measured(
+    key: Key, benchmark: str, metric: Metric, tally: Tally, *, k: int | None = None, tokens: int = 0,
+    bootstrap_seed: int = 0, resamples: int = RESAMPLES,
+) -> Result:
+    """The result of one tally: pass@k (with `k`), or the share of answers that count."""
+    if metric == "pass_at_k":
+        assert k is not None, "pass_at_k needs k"
+        found = pass_at_k_estimate(tally, k, seed=bootstrap_seed, resamples=resamples)
+    else:
+        assert k is None, f"{metric} has no k"
+        found = rate_estimate(tally, seed=bootstrap_seed, resamples=resamples)
+    figures = (found.value, found.low, found.high, found.n_problems, found.n_samples)
+    return Result(key, benchmark, metric, k, *figures, tokens)
+
+
+def compared(
+    a: Result, b: Result, tally_a: Tally, tally_b: Tally, *, bootstrap_seed: int = 0, resamples: int = RESAMPLES
+) -> Comparison:
+    """b - a of the same metric, paired by problem. ValueError where they share no problem."""
+    assert (a.benchmark, a.metric, a.k) == (b.benchmark, b.metric, b.k), "two different metrics cannot be compared"
+    found = paired_difference(tally_a, tally_b, k=a.k, seed=bootstrap_seed, resamples=resamples)
+    return Comparison(a.benchmark, a.metric, a.k, a.key, b.key, found.value, found.low, found.high, found.n_problems)
+
+
+def paired_difference(a: Tally, b: Tally, *, k: int | None, seed: int, resamples: int = RESAMPLES) -> Estimate:
+    """b - a over the problems in both, with its interval: of mean pass@k, or, without `k`, of the pooled rates.
+
+    ValueError where no problem is in both (for rates: with an answer on each side).
+    """
+    common = [p for p in a if p in b and (k is not None or (a[p][0] and b[p][0]))]
+    if not common:
+        raise ValueError("the two sides share no problem")
+    if k is not None:
+        change = np.array([pass_at_k(*b[p], k) - pass_at_k(*a[p], k) for p in common])
+        low, high = interval((change,), mean, seed=seed, resamples=resamples)
+        return Estimate(float(change.mean()), low, high, len(common))
+    columns = tuple(np.array([t[p][i] for p in common], dtype=np.float64) for t in (a, b) for i in (1, 0))
+    low, high = interval(columns, _rate_difference, seed=seed, resamples=resamples)
+    return Estimate(float(_rate_difference(*columns)), low, high, len(common))
+
+
+def _rate_difference(*columns: Floats, axis: int = -1) -> Floats:
+    count_a, n_a, count_b, n_b = columns
+    return ratio(count_b, n_b, axis) - ratio(count_a, n_a, axis)
+
+
+@dataclass(frozen=True)
+class SeededDifference:
+    """A difference over several seeds: pooled, with its interval, and each seed's own estimate."""
+
+    pooled: Estimate
+    by_seed: tuple[float, ...]
+
+    @property
+    def same_sign(self) -> bool:
+        """Whether every seed points the same way: what METHOD.md, section 8, asks of a claim."""
+        return all(d > 0 for d in self.by_seed) or all(d < 0 for d in self.by_seed)
+
+
+def seeded_difference(
+    a: Sequence[Tally], b: Sequence[Tally], k: int, *, seed: int, resamples: int = RESAMPLES
+) -> SeededDifference:
+    """b - a in pass@k with one tally a seed on each side: problems are resampled, and in each the seeds."""
+    def metric(counts: Any) -> Floats:
+        return pass_at_k_of_counts(counts, k)
+
+    order = list(a[0])
+    values_a, values_b = (seed_values([{p: t[p] for p in order} for t in side], metric) for side in (a, b))
+    rng = np.random.default_rng(seed)
+    draws = (rng.integers(v.shape[1], size=(len(order), 512)) for v in (values_a, values_b))
+    change_a, change_b = (np.take_along_axis(v, d, axis=1) for v, d in zip((values_a, values_b), draws, strict=True))
+    low, high = hierarchical_interval(change_b - change_a, seed=seed, resamples=resamples)
+    value = mean_pass_at_k(pooled(b), k) - mean_pass_at_k(pooled(a), k)
+    by_seed = tuple(mean_pass_at_k(y, k) - mean_pass_at_k(x, k) for x, y in zip(a, b, strict=True))
+    return SeededDifference(Estimate(value, min(low, value), max(high, value), len(order)), by_seed)
+
+
+def repair_tally(refinements: Iterable[Refinement]) -> dict[str, tuple[int, int]]:
+    """Refinements asked for and passed, by problem: what the repair rate is made of."""
+    return _tally((r.problem_id, r.verdict.passed) for r in refinements)
+
+
+def copy_tally(refinements: Iterable[Refinement]) -> dict[str, tuple[int, int]]:
+    """Refinements asked for and equal to the wrong code by AST, by problem: the tally of the copy rate."""
+    return _tally((r.problem_id, r.copied) for r in refinements)
+
+
+def _tally(answers: Iterable[tuple[str, bool]]) -> dict[str, tuple[int, int]]:
+    counts: dict[str, tuple[int, int]] = {}
+    for problem_id, counted in answers:
+        n, c = counts.get(problem_id, (0, 0))
+        counts[problem_id] = (n + 1, c + counted)
+    return counts
+
+
+def repair_rate(refinements: Iterable[Refinement]) -> float:
+    """Refinements that pass all tests / refinements asked for; ValueError without any."""
+    return _rate(repair_tally(refinements))
+
+
+def copy_rate(refinements: Iterable[Refinement]) -> float:
+    """Refinements equal to the wrong code by AST / refinements asked for; ValueError without any."""
+    return _rate(copy_tally(refinements))
+
+
+def _rate(tally: Tally) -> float:
+    asked = sum(n for n, _ in tally.values())
+    if not asked:
+        raise ValueError("a rate of no refinement")
+    return sum(c for _, c in tally.values()) / asked
+
+
+STAGES = ("prompt", "sft", "sft+rl")
+MODES = {"initial": "initial", "direct": "direct revision", "explain": "explain, then revise",
+         "resample": "fresh samples, equal cost", "random_feedback": "random feedback", "no_feedback": "no feedback"}
+
+
+def article_table(evaluation: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of the article's table: models x modes down, benchmark x attempts across, percent with interval.
+
+    `evaluation` is the content of an `evaluation.json`. The refining modes show their last round. Beside pass@k stand
+    the repair rates on each model's own bugs and on the fixed set, and the copy rate: pass@k alone can rise without
+    any debugging learned (METHOD.md, section 8). Empty cells were not measured.
+    """
+    results: Sequence[Mapping[str, Any]] = evaluation["results"]
+    last: dict[tuple[Any, ...], int] = {}
+    for r in results:
+        place = (_row(r), _column(r))
+        last[place] = max(r["round"], last.get(place, 0))
+    cells: dict[tuple[Any, ...], dict[str, str]] = {}
+    columns: dict[str, None] = dict.fromkeys(c for metric in ("pass_at_k", "repair_rate", "copy_rate")
+                                             for c in _sorted_columns(results, metric))
+    for r in results:
+        if r["round"] == last[_row(r), _column(r)]:
+            text = f"{100 * r['value']:.1f} [{100 * r['low']:.1f}, {100 * r['high']:.1f}]"
+            cells.setdefault(_row(r), {})[_column(r)] = text
+    order = sorted(cells, key=lambda row: (STAGES.index(row[0]), row[1], list(MODES).index(row[2]), *map(str, row[3:])))
+    several = len({row[3:] for row in cells}) > 1
+    rows = []
+    for row in order:
+        seed = f" (seed {row[3]}, T={row[4]})" if several else ""
+        rows.append([row[1] + seed, MODES[row[2]], *(cells[row].get(column, "") for column in columns)])
+    return ["model", "mode", *columns], rows
+
+
+def _row(r: Mapping[str, Any]) -> tuple[Any, ...]:
+    return r["stage"], r["label"], r["mode"], r["seed"], r["temperature"]
+
+
+def _column(r: Mapping[str, Any]) -> str:
+    if r["metric"] == "pass_at_k":
+        return f"{r['benchmark']} pass@{r['k']}"
+    bugs = {"own": ", own bugs", "fixed": ", fixed bugs"}.get(r["bugs"] or "", "")
+    return f"{r['benchmark']} {r['metric'].removesuffix('_rate')}{bugs}"
+
+
+def _sorted_columns(results: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
+    chosen = sorted((r for r in results if r["metric"] == metric),
+                    key=lambda r: (r["benchmark"], r["k"] or 0, r["bugs"] != "own"))
+    return list(dict.fromkeys(map(_column, chosen)))

@@ -1,0 +1,159 @@
+"""Unbiased pass@k (Chen et al. 2021, equation 1) and bootstrap intervals over problems.
+
+A `Tally` is (n, c) for each problem: answers asked for, and those that count (passed, copied). Intervals are 95 % and
+resample *problems*, the unit that another benchmark would change; with several seeds also each problem's seeds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import DegenerateDataWarning, bootstrap
+
+Tally = Mapping[str, tuple[int, int]]
+Floats = NDArray[np.float64]
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval, and what it was computed from."""
+
+    value: float
+    low: float
+    high: float
+    n_problems: int
+    n_samples: int = 0
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """The probability that k of n samples, c of them right, hold a right one: 1 - C(n-c, k) / C(n, k).
+
+    Raises ValueError unless 0 <= c <= n and 1 <= k <= n (with fewer than k samples there is no unbiased estimate).
+    """
+    if not 0 <= c <= n or not 1 <= k <= n:
+        raise ValueError(f"pass@k needs 0 <= c <= n and 1 <= k <= n, got n={n}, c={c}, k={k}")
+    if n - c < k:
+        return 1.0
+    return float(1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))
+
+
+def mean_pass_at_k(tally: Tally, k: int) -> float:
+    """pass@k averaged over problems, each with the same weight; ValueError without problems."""
+    if not tally:
+        raise ValueError("pass@k of no problem")
+    return float(np.mean([pass_at_k(n, c, k) for n, c in tally.values()]))
+
+
+def pass_at_k_estimate(tally: Tally, k: int, *, seed: int, resamples: int = RESAMPLES) -> Estimate:
+    """Mean pass@k with its interval over problems."""
+    values = np.array([pass_at_k(n, c, k) for n, c in tally.values()])
+    low, high = interval((values,), mean, seed=seed, resamples=resamples)
+    return Estimate(float(values.mean()), low, high, len(tally), sum(n for n, _ in tally.values()))
+
+
+def rate_estimate(tally: Tally, *, seed: int, resamples: int = RESAMPLES) -> Estimate:
+    """Share of all answers that count (repair rate, copy rate), with its interval over problems.
+
+    A problem weighs as many answers as were asked for it; problems without any are left out, ValueError if all are.
+    """
+    asked, counted = _columns({p: t for p, t in tally.items() if t[0]})
+    low, high = interval((counted, asked), ratio, seed=seed, resamples=resamples)
+    return Estimate(float(counted.sum() / asked.sum()), low, high, len(asked), int(asked.sum()))
+
+
+def _columns(tally: Tally) -> tuple[Floats, Floats]:
+    if not tally:
+        raise ValueError("a rate of no answer")
+    asked, counted = np.array(list(tally.values()), dtype=np.float64).T
+    return asked, counted
+
+
+def mean(values: Floats, axis: int = -1) -> Floats:
+    """The mean along the problems' axis, as `interval` takes it."""
+    return np.asarray(np.mean(values, axis=axis))
+
+
+def ratio(counted: Floats, asked: Floats, axis: int = -1) -> Floats:
+    """Sum over sum along the problems' axis, as `interval` takes it."""
+    return np.asarray(np.sum(counted, axis=axis) / np.sum(asked, axis=axis))
+
+
+def interval(
+    columns: tuple[Floats, ...], statistic: Callable[..., Floats], *, seed: int, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """95 % bootstrap interval of a statistic over problems, BCa where it exists, else by percentiles.
+
+    `statistic(*columns, axis)` is vectorised. Where all resamples agree (one problem, or every problem the same)
+    the interval is the value itself: a bootstrap cannot know more.
+    """
+    value = float(statistic(*columns, axis=-1))
+    if len(columns[0]) < 2 or all(np.ptp(column) == 0 for column in columns):
+        return value, value
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore", (DegenerateDataWarning, RuntimeWarning))
+            found = bootstrap(
+                columns, statistic, paired=True, vectorized=True, axis=-1, confidence_level=CONFIDENCE, method=method,
+                n_resamples=resamples, rng=np.random.default_rng(seed), batch=200,
+            ).confidence_interval
+        if np.isfinite(found.low) and np.isfinite(found.high):
+            return float(min(found.low, value)), float(max(found.high, value))
+    return value, value
+
+
+def pooled(tallies: Sequence[Tally]) -> dict[str, tuple[int, int]]:
+    """One tally of several seeds' samples, problem by problem."""
+    problems = dict.fromkeys(p for tally in tallies for p in tally)
+    return {p: (sum(t[p][0] for t in tallies if p in t), sum(t[p][1] for t in tallies if p in t)) for p in problems}
+
+
+def hierarchical_estimate(
+    tallies: Sequence[Tally], metric: Callable[[NDArray[np.int64]], Floats], *, seed: int, resamples: int = RESAMPLES
+) -> Estimate:
+    """A mean over problems of pooled samples, with an interval that resamples problems, and in each its seeds.
+
+    `tallies` has one entry a seed, over the same problems; `metric` maps (n, c) pairs [..., 2] to values. ValueError
+    where the problems differ.
+    """
+    values = seed_values(tallies, metric)
+    point = metric(np.array(list(pooled(tallies).values())))
+    low, high = hierarchical_interval(values, seed=seed, resamples=resamples)
+    value = float(point.mean())
+    n_samples = sum(n for tally in tallies for n, _ in tally.values())
+    return Estimate(value, min(low, value), max(high, value), len(values), n_samples)
+
+
+def seed_values(tallies: Sequence[Tally], metric: Callable[[NDArray[np.int64]], Floats]) -> Floats:
+    """[problems, draws]: the metric under every way to draw the seeds with replacement (27 ways for 3 seeds)."""
+    problems = list(tallies[0])
+    if any(set(tally) != set(problems) for tally in tallies):
+        raise ValueError("seeds were not evaluated on the same problems")
+    counts = np.array([[tally[p] for tally in tallies] for p in problems])  # [problems, seeds, 2]
+    seeds = range(len(tallies))
+    draws = np.array(list(itertools.islice(itertools.product(seeds, repeat=len(tallies)), 4096)))
+    return metric(counts[:, draws].sum(axis=2))
+
+
+def hierarchical_interval(values: Floats, *, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
+    """95 % percentile interval of the mean over problems; `values` is [problems, draws] from `seed_values`."""
+    rng = np.random.default_rng(seed)
+    n_problems, n_draws = values.shape
+    means = np.empty(resamples)
+    for i in range(resamples):
+        rows, columns = rng.integers(n_problems, size=n_problems), rng.integers(n_draws, size=n_problems)
+        means[i] = values[rows, columns].mean()
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def pass_at_k_of_counts(counts: NDArray[np.int64], k: int) -> Floats:
+    """pass@k of every (n, c) pair in [..., 2]; what `hierarchical_estimate` takes for it."""
+    flat = [pass_at_k(int(n), int(c), k) for n, c in counts.reshape(-1, 2)]
+    return np.array(flat).reshape(counts.shape[:-1])
