@@ -3,10 +3,22 @@
 A plain library without Ray or torch. docs/judge.md says what is defended against and how.
 """
 
+from .canonical import CanonicalRunner, ready_problems
 from .config import JudgeConfig, Tier, find_python
 from .many import judge_many
 from .process import StartFailed
 from .tiers import TooWeak, available_tiers
 from .worker import Judge
 
-__all__ = ["Judge", "JudgeConfig", "StartFailed", "Tier", "TooWeak", "available_tiers", "find_python", "judge_many"]
+__all__ = [
+    "CanonicalRunner",
+    "Judge",
+    "JudgeConfig",
+    "StartFailed",
+    "Tier",
+    "TooWeak",
+    "available_tiers",
+    "find_python",
+    "judge_many",
+    "ready_problems",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 from ledex_ray.problems import Problem
@@ -33,7 +33,7 @@ def cores() -> int:
 
 def judge_many(
     pairs: Iterable[tuple[Problem, str]], workers: int = 0, config: JudgeConfig | None = None
-) -> Iterator[Verdict]:
+) -> Generator[Verdict]:
     """Verdicts in the order of the pairs (problem, program); `workers` 0 means one a core.
 
     Pairs are taken a little ahead of the verdicts that were fetched. Raises what starting a Judge raises.

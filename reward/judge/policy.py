@@ -18,7 +18,8 @@ from seccompy import Action, ArgCmp, CmpOp, Filter, syscall_nr
 _ALLOWED_WORDS = """
 read write close fstat newfstatat stat lstat lseek mmap mprotect munmap brk rt_sigaction rt_sigprocmask rt_sigreturn
 pread64 pwrite64 readv writev access faccessat faccessat2 pipe pipe2 select pselect6 poll ppoll epoll_create
-epoll_create1 epoll_ctl epoll_wait epoll_pwait sched_yield mremap madvise dup dup2 dup3 pause nanosleep clock_nanosleep clock_gettime
+epoll_create1 epoll_ctl epoll_wait epoll_pwait sched_yield mremap madvise dup dup2 dup3 pause nanosleep
+clock_nanosleep clock_gettime
 clock_getres gettimeofday time getitimer setitimer alarm getpid gettid getppid getuid geteuid getgid getegid getresuid
 getresgid getgroups getpgrp getpgid getsid exit exit_group uname fcntl ftruncate getdents64 getcwd chdir openat open
 readlink readlinkat umask getrlimit getrusage sysinfo times sigaltstack futex sched_getaffinity set_tid_address

@@ -8,6 +8,12 @@ from typing import Any
 from ledex_ray.problems import AssertTest, CallTest, CheckTest, OracleTest, Problem, StdioTest, Test
 
 
+def outputs_suite(problem: Problem, arguments: Sequence[str]) -> dict[str, Any]:
+    """A suite that asks for what the program returns, and judges nothing."""
+    tests = [{"kind": "output", "args": one, "kwargs": "{}"} for one in arguments]
+    return {"entry": problem.entry_point, "setup": "", "tests": tests}
+
+
 def suite_of(problem: Problem, tests: Sequence[Test]) -> dict[str, Any]:
     """What `inside.suite.Suite` reads."""
     return {"entry": problem.entry_point, "setup": problem.setup, "tests": [_plain(test) for test in tests]}

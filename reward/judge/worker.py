@@ -25,9 +25,10 @@ from .canaries import CANARIES
 from .config import MAX_PROGRAM_BYTES, JudgeConfig, Tier, find_python
 from .inside import wire
 from .inside.zygote import JOB, REPORT
+from .preludes import PRELUDES
 from .process import Child, StartFailed, start_referee, start_zygote
 from .slots import over_quota, take_slot, wipe
-from .suites import suite_of
+from .suites import outputs_suite, suite_of
 from .tiers import Isolation, choose_tier
 from .verdicts import Ending
 
@@ -117,6 +118,31 @@ class Judge:
                     return verdicts.crashed(problem, str(fault), self.tier)
         return verdicts.infra(problem, "; ".join(problems), self.tier)
 
+    def outputs(
+        self, problem: Problem, program: str, arguments: Sequence[str], limits: Limits
+    ) -> tuple[list[Any], float]:
+        """What the problem's function returns for each tuple of arguments, and the CPU seconds of all calls.
+
+        NotImplemented stands for a value that cannot be carried. Raises ValueError where a call fails.
+        """
+        self._ensure()
+        self._n_suites += 1
+        key = str(self._n_suites)
+        news = {"suite": outputs_suite(problem, arguments), "forget": []}
+        reply, ending = self._exchange(_Suite(problem, key), news, program, limits)
+        values: list[Any] = []
+        for result in reply.get("results", ()):
+            if result["status"] == "passed":
+                values.append(wire.from_text(result["value"]))
+            elif result["status"] == "opaque" or result.get("kind") == "MemoryError":
+                values.append(NotImplemented)
+            else:
+                raise ValueError(f"{problem.id}: {result.get('error')} for {result.get('call')}")
+        if len(values) != len(arguments):
+            why = reply.get("broken") or ending.describe(ending.status(limits), limits)
+            raise ValueError(f"{problem.id}: call {len(values)} of {len(arguments)} has no value ({why})")
+        return values, ending.cpu_seconds
+
     def canaries(self) -> list[str]:
         """Names of the canaries that were misjudged: empty for a sound worker. An unsound one judges no more."""
         self._since_canaries = 0
@@ -155,7 +181,7 @@ class Judge:
         for index, case in by_case:
             if report.stopped:
                 break
-            captured, ending = self._run_case(case, program, limits)
+            captured, ending = self._run_case(case, [program, False, PRELUDES.get(problem.benchmark, "")], limits)
             report.add_case(index, case, captured, ending)
         return report.verdict()
 
@@ -179,7 +205,7 @@ class Judge:
         wall = self._fork(limits, factor, (), script=False)
         connection = self._connection
         with connection:
-            _send_program(connection, [program, weak])
+            _send_program(connection, [program, weak, PRELUDES.get(suite.problem.benchmark, "")])
             connection.setblocking(True)  # the mode is the open file's, and the referee's end is the same open file
             deadline = time.monotonic() + wall + GRACE
             message = {"key": suite.key, "weak": weak, "deadline": wall + 2 * GRACE, **news}
@@ -222,14 +248,14 @@ class Judge:
                 self._stop()
                 return {"results": [], "late": True}, ending
 
-    def _run_case(self, case: StdioTest, program: str, limits: Limits) -> tuple[stdio.Captured, Ending]:
+    def _run_case(self, case: StdioTest, program: list[Any], limits: Limits) -> tuple[stdio.Captured, Ending]:
         """One run of the program as a script on one input."""
         assert self._zygote is not None
         with stdio.Pipes(case.stdin) as pipes:
             wall = self._fork(limits, 1, pipes.child_ends, script=True)
             pipes.close_child_ends()
             with self._connection as connection:
-                _send_program(connection, [program, False])
+                _send_program(connection, program)
                 poll = select.poll()
                 poll.register(pipes.output, select.POLLIN)
                 poll.register(self._zygote.control, select.POLLIN)

@@ -66,6 +66,12 @@ def defined_names(source: str) -> frozenset[str]:
     return frozenset(_bound(ast.parse(source)))
 
 
+def weak_setup(source: str) -> str:
+    """Why the set-up needs the program itself (it makes objects of its classes, say); empty when it does not."""
+    names, _ = _wanted(ast.parse(source), "", frozenset())
+    return f"the set-up uses the program's {names[0]}" if names else ""
+
+
 def shorten(text: str, limit: int = SHORT) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 

@@ -24,24 +24,42 @@ MESSAGE = 500  # characters of an exception's message
 
 def run(connection: socket.socket, script: bool) -> None:
     """Reads the program and serves it until the other side closes; ends the process."""
-    program, weak = wire.parse(wire.receive_text(connection))
+    program, weak, prelude = wire.parse(wire.receive_text(connection))
     random.seed(0)  # the same program gets the same verdict each time
     gc.enable()
     sys.argv = ["solution.py"]
     if script:
-        os._exit(_run_script(connection, program))
+        os._exit(_run_script(connection, program, prelude))
     elif weak:
-        _serve_tests(connection, program)
+        _serve_tests(connection, program, prelude)
     else:
-        _serve_calls(connection, program)
+        _serve_calls(connection, program, prelude)
     os._exit(0)
 
 
-def _load(program: str, name: str) -> dict[str, Any]:
+def _load(program: str, name: str, prelude: str) -> dict[str, Any]:
     module = types.ModuleType(name)
     sys.modules[name] = module
-    exec(compile(program, SOURCE, "exec", dont_inherit=True), module.__dict__)
+    if prelude:
+        exec(compile(prelude, "<prelude>", "exec", dont_inherit=True), module.__dict__)
+    try:
+        code = compile(program, SOURCE, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        if not prelude or "outside function" not in str(error.msg):
+            raise
+        code = _as_function(program)
+    exec(code, module.__dict__)
     return module.__dict__
+
+
+def _as_function(program: str) -> types.CodeType:
+    """The program as the body of a function that is called: APPS runs scripts so, and some `return`."""
+    import ast
+
+    tree = ast.parse(program, SOURCE)
+    whole = ast.parse("def code(): pass\ncode()")
+    whole.body[0].body = tree.body  # type: ignore[attr-defined]
+    return compile(whole, SOURCE, "exec", dont_inherit=True)
 
 
 def _describe(error: BaseException) -> list[Any]:
@@ -62,11 +80,11 @@ def _describe(error: BaseException) -> list[Any]:
     return [type(error).__name__, message[:MESSAGE], line, [base.__name__ for base in type(error).__mro__]]
 
 
-def _serve_calls(connection: socket.socket, program: str) -> None:
+def _serve_calls(connection: socket.socket, program: str, prelude: str) -> None:
     failure: list[Any] | None = None
     names: dict[str, Any] = {}
     try:
-        names = _load(program, "solution")
+        names = _load(program, "solution", prelude)
     except BaseException as error:  # the program may raise anything, SystemExit included
         failure = _describe(error)
     wanted = _next(connection)
@@ -111,12 +129,12 @@ def _answer(names: dict[str, Any], call: dict[str, Any]) -> str:
     return f'{{"n":{number},{text}}}'
 
 
-def _serve_tests(connection: socket.socket, program: str) -> None:
+def _serve_tests(connection: socket.socket, program: str, prelude: str) -> None:
     """Weak mode: the tests themselves run here. What is answered can be forged, and the verdict says so."""
     failure: list[Any] | None = None
     names: dict[str, Any] = {}
     try:
-        names = _load(program, "solution")
+        names = _load(program, "solution", prelude)
     except BaseException as error:
         failure = _describe(error)
     wanted = _next(connection)
@@ -142,13 +160,13 @@ def _serve_tests(connection: socket.socket, program: str) -> None:
         wire.send(connection, {"n": item["n"], "r": outcome})
 
 
-def _run_script(connection: socket.socket, program: str) -> int:
+def _run_script(connection: socket.socket, program: str, prelude: str) -> int:
     sys.stdin = io.TextIOWrapper(open(0, "rb", closefd=False), encoding="utf-8")  # noqa: SIM115
     sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding="utf-8")  # noqa: SIM115
     sys.stderr = io.TextIOWrapper(open(2, "wb", closefd=False), encoding="utf-8", write_through=True)  # noqa: SIM115
     code, failure = 0, None
     try:
-        _load(program, "__main__")
+        _load(program, "__main__", prelude)
     except SystemExit as exit:
         code = exit.code if type(exit.code) is int else int(exit.code is not None)
     except BaseException as error:

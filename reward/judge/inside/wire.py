@@ -13,6 +13,7 @@ import decimal
 import fractions
 import itertools
 import json
+import re
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -23,11 +24,40 @@ MAX_ITEMS = 200_000  # of an iterator, which might be endless
 MAX_INT_BITS = 1 << 22
 DECIMAL_INT_BITS = 12_000  # above it decimal conversion is slow (and CPython refuses it): hexadecimal
 
+_TYPES = {t.__name__: t for t in (int, str, float, bool, list, tuple, dict, set, frozenset, bytes, complex, type(None))}
 PLAIN = frozenset({int, str, float, bool, type(None)})
 
 
 class Opaque(Exception):
     """A value that the closed format does not carry; the text says why."""
+
+
+class Match:
+    """What is left of an `re.Match`: its groups and where they lay. Equal to itself alone, as the real one."""
+
+    def __init__(self, text: str, groups: tuple[str | None, ...], spans: list[tuple[int, int]]) -> None:
+        self._all, self._spans = (text, *groups), spans
+
+    def group(self, *numbers: int) -> Any:
+        found = tuple(self._all[number] for number in numbers or (0,))
+        return found[0] if len(found) == 1 else found
+
+    def groups(self, default: Any = None) -> tuple[Any, ...]:
+        return tuple(default if group is None else group for group in self._all[1:])
+
+    def span(self, number: int = 0) -> tuple[int, int]:
+        return self._spans[number]
+
+    def start(self, number: int = 0) -> int:
+        return self._spans[number][0]
+
+    def end(self, number: int = 0) -> int:
+        return self._spans[number][1]
+
+    __getitem__ = group
+
+    def __repr__(self) -> str:
+        return f"<re.Match object; span={self.span()}, match={self.group()!r}>"
 
 
 class Breach(Exception):
@@ -116,6 +146,12 @@ def _mapping(tag: str) -> Callable[[Any, int, bool], Any]:
     return encode
 
 
+def _name_of_type(value: type) -> str:
+    if _TYPES.get(value.__name__) is not value:
+        raise Opaque(f"the class {value.__name__}")
+    return value.__name__
+
+
 def _encode_iterator(value: Any, depth: int, careful: bool) -> Any:
     items = list(itertools.islice(value, MAX_ITEMS + 1))
     if len(items) > MAX_ITEMS:
@@ -151,9 +187,11 @@ _ENCODERS: dict[type, Callable[[Any, int, bool], Any]] = {
     type({}.values()): _sequence("V"),
     type({}.items()): _sequence("I"),
     type(...): _plain("e", lambda v: 0),
+    re.Match: lambda v, depth, careful: {"M": [v.group(), list(v.groups()), [list(s) for s in v.regs]]},
+    type: lambda v, depth, careful: {"T": _name_of_type(v)},
 }
 _ITERABLES: list[Any] = [[], (), {}, "", b"", set(), range(0), range(1 << 70), {}.values(), {}.items()]
-_ITERATORS = (
+_ITERATORS: tuple[type, ...] = (
     *(type(iter(x)) for x in _ITERABLES),
     type(reversed(_ITERABLES)), type(_ for _ in _ITERABLES), map, filter, zip, enumerate, reversed,
     itertools.chain, itertools.islice, itertools.permutations, itertools.combinations, itertools.product,
@@ -252,6 +290,8 @@ _DECODERS: dict[str, Callable[[Any, int], Any]] = {
     "I": lambda c, depth: dict(_decode_items(c, depth)).items(),
     "i": lambda c, depth: iter(_decode_items(c, depth)),
     "e": lambda c, depth: ...,
+    "T": lambda c, depth: _TYPES[c],
+    "M": lambda c, depth: Match(_text(c[0]), tuple(_decode_items(c[1], depth)), [(int(a), int(b)) for a, b in c[2]]),
 }
 
 # ---- frames ----------------------------------------------------------------------------------------------------
