@@ -73,11 +73,15 @@ def evaluate_models(run: RunDirectory, fleet: Fleet, models: Sequence[Candidate]
         evaluator.sample(model)
     samples = evaluator.parts.read()
     write_records(run.path(STAGE, "samples.parquet"), samples)
-    results = measure(
-        samples, evaluator.problems, recipe.evaluation, [m.label for m in models], recipe.problems.feedback
-    )
-    write_atomically(run.path(STAGE, "evaluation.json"), json.dumps(results, indent=1))
+    names = {m.label: model_name(m, recipe) for m in models}
+    evaluation = measure(samples, evaluator.problems, recipe.evaluation, names, recipe.problems.feedback)
+    write_atomically(run.path(STAGE, "evaluation.json"), json.dumps(evaluation.to_json(), indent=1))
     run.finish(STAGE, {"samples": len(samples), "models": [m.label for m in models]})
+
+
+def model_name(model: Candidate, recipe: Recipe) -> str:
+    """What the files call a model: the base model's name, and what this run made of it."""
+    return recipe.model.name if model.stage == "prompt" else f"{recipe.model.name}+{recipe.run}/{model.label}"
 
 
 class _Evaluator:

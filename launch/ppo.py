@@ -250,7 +250,9 @@ def ppo(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
                 bar.advance(algorithm.progress.iteration)
                 while algorithm.progress.iteration < iterations:
                     result = algorithm.train()
-                    bar.advance(note=f"reward {result['reward_refinement']:+.2f}, {result['tests_passed']:.0%} of tests")
+                    bar.advance(
+                        note=f"reward {result['reward_refinement']:+.2f}, {result['tests_passed']:.0%} of tests"
+                    )
             progress = asdict(algorithm.progress)
         finally:
             algorithm.stop()
@@ -270,8 +272,11 @@ def start_model(run: RunDirectory, fleet: Fleet) -> Path:
     trained = run.root / "sft" / "model"
     if "sft" in run.recipe.stages:
         if not run.done("sft"):
-            raise BadInput(f"run {run.recipe.run}", "has no finished sft stage for PPO to start from",
-                           expected="`ledex sft RECIPE` first, or `ledex run RECIPE`")
+            raise BadInput(
+                f"run {run.recipe.run}",
+                "has no finished sft stage for PPO to start from",
+                expected="`ledex sft RECIPE` first, or `ledex run RECIPE`",
+            )
         return trained
     return fleet.model_path
 
@@ -304,8 +309,11 @@ def _training_assignments(run: RunDirectory, fleet: Fleet, collector: Collector)
     trajectories = load_trajectories(run)
     assignments = Assignments(trajectories, training_problems(run.recipe), fleet.renderer, run.recipe, collector.arm)
     if not len(assignments):
-        raise BadInput(f"run {run.recipe.run}", "has no trajectories to train on",
-                       expected="a finished synthesis stage with wrong solutions, or synthesis.seeded_bugs=4")
+        raise BadInput(
+            f"run {run.recipe.run}",
+            "has no trajectories to train on",
+            expected="a finished synthesis stage with wrong solutions, or synthesis.seeded_bugs=4",
+        )
     return assignments
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
-from ledex_ray.readers import load_problems
+from reward.judge import ready_problems
 
 TRAINABLE = ("train", "prompt", "")
 
@@ -25,12 +25,12 @@ def validation_problems(recipe: Recipe) -> dict[str, Problem]:
 
 def heldout_problems(recipe: Recipe) -> dict[str, Problem]:
     """All held-out sets by id."""
-    problems = [p for spec in recipe.problems.heldout for p in _limited(load_problems(spec), recipe.problems.limit)]
+    problems = [p for spec in recipe.problems.heldout for p in _limited(ready_problems(spec), recipe.problems.limit)]
     return {p.id: p for p in problems}
 
 
 def _trained_on(key: str, spec: str, splits: Sequence[str]) -> list[Problem]:
-    problems = load_problems(spec)
+    problems = ready_problems(spec)
     wrong = next((p for p in problems if p.split not in splits), None)
     if wrong is not None:
         raise BadInput(

@@ -29,6 +29,7 @@ from ledex_ray.passk import (
     rate_estimate,
     ratio,
     seed_values,
+    tally_of,
 )
 from ledex_ray.records import Refinement
 
@@ -188,20 +189,12 @@ def seeded_difference(
 
 def repair_tally(refinements: Iterable[Refinement]) -> dict[str, tuple[int, int]]:
     """Refinements asked for and passed, by problem: what the repair rate is made of."""
-    return _tally((r.problem_id, r.verdict.passed) for r in refinements)
+    return tally_of((r.problem_id, r.verdict.passed) for r in refinements)
 
 
 def copy_tally(refinements: Iterable[Refinement]) -> dict[str, tuple[int, int]]:
     """Refinements asked for and equal to the wrong code by AST, by problem: the tally of the copy rate."""
-    return _tally((r.problem_id, r.copied) for r in refinements)
-
-
-def _tally(answers: Iterable[tuple[str, bool]]) -> dict[str, tuple[int, int]]:
-    counts: dict[str, tuple[int, int]] = {}
-    for problem_id, counted in answers:
-        n, c = counts.get(problem_id, (0, 0))
-        counts[problem_id] = (n + 1, c + counted)
-    return counts
+    return tally_of((r.problem_id, r.copied) for r in refinements)
 
 
 def repair_rate(refinements: Iterable[Refinement]) -> float:

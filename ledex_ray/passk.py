@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,15 @@ class Estimate:
     high: float
     n_problems: int
     n_samples: int = 0
+
+
+def tally_of(answers: Iterable[tuple[str, bool]]) -> dict[str, tuple[int, int]]:
+    """The tally of (problem, whether it counts) pairs."""
+    counts: dict[str, tuple[int, int]] = {}
+    for problem_id, counted in answers:
+        n, c = counts.get(problem_id, (0, 0))
+        counts[problem_id] = (n + 1, c + counted)
+    return counts
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

@@ -1,0 +1,196 @@
+"""From judged samples to the figures of an evaluation: pass@k, repair and copy rates, the resample baseline, pairs.
+
+What is compared (METHOD, sections 6 and 8): each model against the less trained ones, in each mode and on the fixed bug
+set; and within each model its refinements against fresh samples at equal cost. Infrastructure faults are left out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ledex_ray.comparison import STAGES, Comparison, Evaluation, Key, Metric, Mode, Result, compared, measured
+from ledex_ray.config import EvaluationConfig
+from ledex_ray.evaluation import Sample
+from ledex_ray.passk import Tally, tally_of
+from ledex_ray.problems import Problem
+from ledex_ray.records import Status
+
+Place = tuple[str, Metric, int | None]  # benchmark, metric, k
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A result with the tally it came from, so that two can be paired by problem."""
+
+    result: Result
+    tally: Tally
+
+    @property
+    def place(self) -> Place:
+        return self.result.benchmark, self.result.metric, self.result.k
+
+
+def measure(
+    samples: Sequence[Sample],
+    problems: Mapping[str, Problem],
+    config: EvaluationConfig,
+    models: Mapping[str, str],
+    feedback: Literal["all", "public"],
+) -> Evaluation:
+    """Every figure and every comparison of an evaluation. `models` maps labels to names of models."""
+    found: list[Measured] = []
+    for benchmark in sorted({p.benchmark for p in problems.values()}):
+        chosen = [s for s in samples if problems[s.problem_id].benchmark == benchmark and s.status != Status.INFRA]
+        for label, model in models.items():
+            own = [s for s in chosen if s.label == label]
+            if own:
+                first = Key(
+                    label=label,
+                    model=model,
+                    stage=own[0].stage,  # type: ignore[arg-type]
+                    mode="initial",
+                    round=0,
+                    bugs=None,
+                    feedback=feedback,
+                    temperature=config.sampling.temperature,
+                    seed=config.seed,
+                )
+                found += _Model(first, benchmark, own, config).results()
+    return Evaluation(tuple(m.result for m in found), tuple(_comparisons(found, config)))
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The samples of one model on one benchmark."""
+
+    first: Key
+    benchmark: str
+    samples: Sequence[Sample]
+    config: EvaluationConfig
+
+    def results(self) -> list[Measured]:
+        initial = [s for s in self.samples if s.mode == "initial"]
+        found = self._pass_at_k(self.first, initial, {s.id for s in initial if s.passed}, initial)
+        for mode in ("direct", "explain", "random_feedback", "no_feedback"):
+            found += self._refined(mode, initial)
+        if "resample" in self.config.modes:
+            found += self._resampled(initial)
+        return found
+
+    def _refined(self, mode: Mode, initial: Sequence[Sample]) -> list[Measured]:
+        found: list[Measured] = []
+        own = [s for s in self.samples if s.mode == mode and s.bugs == "own"]
+        right, origin = {s.id for s in initial if s.passed}, {s.id: s.id for s in initial}
+        for round in range(1, max((s.round for s in own), default=0) + 1):
+            for s in (s for s in own if s.round == round):
+                origin[s.id] = origin[s.parent_id]
+                right |= {origin[s.id]} if s.passed else set()
+            asked = [s for s in own if s.round <= round]
+            key = replace(self.first, mode=mode, round=round, bugs="own")
+            found += self._pass_at_k(key, initial, right, [*initial, *asked])
+            found += self._rates(key, asked)
+        fixed = [s for s in self.samples if s.mode == mode and s.bugs == "fixed"]
+        return found + self._rates(replace(self.first, mode=mode, round=1, bugs="fixed"), fixed)
+
+    def _resampled(self, initial: Sequence[Sample]) -> list[Measured]:
+        fresh = [s for s in self.samples if s.mode == "resample"]
+        refined = {s.parent_id: s for s in self.samples if (s.mode, s.round, s.bugs) == ("explain", 1, "own")}
+        outcome = resample_outcomes(refined.values(), fresh, self.config.seed)
+        right = {s.id for s in initial if s.passed or outcome.get(s.id)}
+        key = replace(self.first, mode="resample", round=1, bugs="own")
+        tally = tally_of((refined[id].problem_id, passed) for id, passed in outcome.items())
+        return self._pass_at_k(key, initial, right, [*initial, *fresh]) + self._measured(
+            key, "repair_rate", tally, fresh
+        )
+
+    def _pass_at_k(
+        self, key: Key, initial: Sequence[Sample], right: set[str], spent: Iterable[Sample]
+    ) -> list[Measured]:
+        tally = tally_of((s.problem_id, s.id in right) for s in initial)
+        found = []
+        for k in self.config.k:
+            enough = {problem: (n, c) for problem, (n, c) in tally.items() if n >= k}
+            found += self._measured(key, "pass_at_k", enough, spent, k)
+        return found
+
+    def _rates(self, key: Key, asked: Sequence[Sample]) -> list[Measured]:
+        passed, copied = (tally_of((s.problem_id, flag(s)) for s in asked) for flag in (_passed, _copied))
+        return self._measured(key, "repair_rate", passed, asked) + self._measured(key, "copy_rate", copied, asked)
+
+    def _measured(
+        self, key: Key, metric: Metric, tally: Tally, spent: Iterable[Sample], k: int | None = None
+    ) -> list[Measured]:
+        if not tally:
+            return []
+        result = measured(
+            key,
+            self.benchmark,
+            metric,
+            tally,
+            k=k,
+            tokens=sum(s.cost for s in spent),
+            bootstrap_seed=self.config.seed,
+            resamples=self.config.bootstrap,
+        )
+        return [Measured(result, tally)]
+
+
+def resample_outcomes(refined: Iterable[Sample], fresh: Sequence[Sample], seed: int) -> dict[str, bool]:
+    """For each refined wrong sample, whether fresh samples of the same cost would have held a right one.
+
+    A seeded walk through the problem's fresh samples until their tokens reach what the refinement used; the one that
+    crosses the budget counts with probability equal to the share of it that was left (METHOD, section 6).
+    """
+    pools: dict[str, list[Sample]] = defaultdict(list)
+    for sample in sorted(fresh, key=lambda s: s.id):
+        pools[sample.problem_id].append(sample)
+    outcome = {}
+    for refinement in refined:
+        rng = random.Random(f"{seed}/{refinement.parent_id}")
+        pool = pools[refinement.problem_id]
+        left, found = float(refinement.cost), False
+        for sample in rng.sample(pool, len(pool)):
+            share = min(1.0, left / sample.cost)
+            found |= sample.passed and rng.random() < share
+            left -= sample.cost
+            if left <= 0:
+                break
+        outcome[refinement.parent_id] = found
+    return outcome
+
+
+def _comparisons(found: Sequence[Measured], config: EvaluationConfig) -> Iterable[Comparison]:
+    by_key: dict[tuple[Key, Place], Measured] = {(m.result.key, m.place): m for m in found}
+    labels = list(dict.fromkeys((m.result.key.label, m.result.key.stage) for m in found))
+    ordered = sorted(labels, key=lambda pair: STAGES.index(pair[1]))
+    for a, b in itertools.combinations(ordered, 2):
+        for m in found:
+            if (m.result.key.label, m.result.key.stage) == b:
+                others = (
+                    o for (key, place), o in by_key.items()
+                    if (key.label, key.stage) == a
+                    and place == m.place
+                    and (key.mode, key.round, key.bugs) == (m.result.key.mode, m.result.key.round, m.result.key.bugs)
+                )  # fmt: skip
+                yield from (_compare(o, m, config) for o in others)
+    for m in found:
+        baseline = replace(m.result.key, mode="resample", round=1)
+        if m.result.key.mode == "explain" and m.result.key.bugs == "own" and (baseline, m.place) in by_key:
+            yield _compare(by_key[baseline, m.place], m, config)
+
+
+def _compare(a: Measured, b: Measured, config: EvaluationConfig) -> Comparison:
+    return compared(a.result, b.result, a.tally, b.tally, bootstrap_seed=config.seed, resamples=config.bootstrap)
+
+
+def _passed(sample: Sample) -> bool:
+    return sample.passed
+
+
+def _copied(sample: Sample) -> bool:
+    return sample.copied

@@ -1,0 +1,95 @@
+"""The figures of an evaluation, on samples small enough to count by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from launch.measures import measure, resample_outcomes
+from ledex_ray.comparison import Result, article_table
+from ledex_ray.config import EvaluationConfig, SamplingConfig
+from ledex_ray.evaluation import Sample
+from ledex_ray.problems import CallTest, Problem
+
+PROBLEMS = {id: Problem(id=id, text="", tests=(CallTest("()", "1"),), benchmark="bundled") for id in ("p", "q")}
+CONFIG = EvaluationConfig(sampling=SamplingConfig(n=2, temperature=0.8), k=(1, 2), bootstrap=100)
+
+
+def sample(id: str, parent: str, passed: bool, mode: str = "initial", **changes: object) -> Sample:
+    fields: dict[str, object] = {
+        "id": id, "parent_id": parent, "problem_id": "p", "index": 0, "label": "m", "stage": "prompt", "mode": mode,
+        "round": 0 if mode == "initial" else 1, "bugs": "null" if mode == "initial" else "own", "passed": passed,
+        "weak": False, "status": "PASSED" if passed else "FAILED", "copied": False, "n_prompt_tokens": 50,
+        "n_tokens": 50, "normal_hash": id, "wrong_code": "", "feedback": "", "explanation": "", "code": id, "text": id,
+    }  # fmt: skip
+    return Sample(**(fields | changes))  # type: ignore[arg-type]
+
+
+SAMPLES = [
+    sample("p0", "p", True),
+    sample("p1", "p", False),
+    sample("q0", "q", False, problem_id="q"),
+    sample("q1", "q", False, problem_id="q"),
+    sample("p1e", "p1", True, "explain"),
+    sample("q0e", "q0", False, "explain", problem_id="q", copied=True),
+    sample("q1e", "q1", True, "explain", problem_id="q"),
+    sample("f0", "bug", False, "explain", bugs="fixed", copied=True),
+    sample("r0", "p", False, "resample"),
+    sample("r1", "q", True, "resample", problem_id="q"),
+]
+
+
+def figure(mode: str, metric: str, k: int | None = None, bugs: str | None = "own") -> Result:
+    found = measure(SAMPLES, PROBLEMS, CONFIG, {"m": "model"}, "public").results
+    matching = [r for r in found if (r.key.mode, r.metric, r.k, r.key.bugs) == (mode, metric, k, bugs)]
+    assert len(matching) == 1
+    return matching[0]
+
+
+def test_pass_at_k_before_and_after_refinement() -> None:
+    assert figure("initial", "pass_at_k", 1, None).value == pytest.approx(0.25)
+    assert figure("initial", "pass_at_k", 2, None).value == pytest.approx(0.5)
+    assert figure("explain", "pass_at_k", 1).value == pytest.approx((1 + 0.5) / 2)
+    assert figure("explain", "pass_at_k", 2).value == pytest.approx(1.0)
+
+
+def test_repair_and_copy_rates_are_shares_of_what_was_asked() -> None:
+    assert figure("explain", "repair_rate").value == pytest.approx(2 / 3)
+    assert figure("explain", "copy_rate").value == pytest.approx(1 / 3)
+    assert figure("explain", "repair_rate", None, "fixed").value == 0.0
+
+
+def test_an_infrastructure_fault_is_in_no_figure() -> None:
+    broken = sample("p2", "p", False, status="INFRA")
+    assert measure([*SAMPLES, broken], PROBLEMS, CONFIG, {"m": "model"}, "public") == measure(
+        SAMPLES, PROBLEMS, CONFIG, {"m": "model"}, "public"
+    )
+
+
+def test_fresh_samples_count_up_to_the_cost_of_the_refinement() -> None:
+    refined = [sample("w", "w0", False, "explain", n_prompt_tokens=150, n_tokens=50)]
+    fresh = [sample(f"f{i}", "p", i == 3, "resample") for i in range(4)]
+    hits = [resample_outcomes(refined, fresh, seed)["w0"] for seed in range(400)]
+    assert 0.4 < sum(hits) / len(hits) < 0.6  # two of four fresh samples fit: half of all walks meet the right one
+
+
+def test_a_fresh_sample_over_the_budget_counts_by_the_share_left() -> None:
+    refined = [sample("w", "w0", False, "explain", n_prompt_tokens=20, n_tokens=5)]
+    fresh = [sample("f", "p", True, "resample")]
+    hits = [resample_outcomes(refined, fresh, seed)["w0"] for seed in range(400)]
+    assert 0.18 < sum(hits) / len(hits) < 0.32  # 25 tokens of 100
+
+
+def test_models_are_compared_by_stage_and_with_resampling() -> None:
+    trained = [
+        sample(s.id + "t", s.parent_id + ("t" if s.parent_id not in ("p", "q", "bug") else ""), s.passed or s.id == "q0",
+               s.mode, label="t", stage="sft", problem_id=s.problem_id, bugs=s.bugs, round=s.round)
+        for s in SAMPLES
+    ]  # fmt: skip
+    evaluation = measure([*SAMPLES, *trained], PROBLEMS, CONFIG, {"m": "model", "t": "model+sft"}, "public")
+    pairs = {(c.a.label, c.a.mode, c.b.label, c.b.mode, c.metric, c.k) for c in evaluation.comparisons}
+    assert ("m", "initial", "t", "initial", "pass_at_k", 1) in pairs
+    assert ("m", "resample", "m", "explain", "pass_at_k", 1) in pairs
+    first = next(c for c in evaluation.comparisons if c.b.label == "t" and c.b.mode == "initial" and c.k == 1)
+    assert first.difference == pytest.approx(0.25)
+    header, rows = article_table(evaluation.to_json())
+    assert len(rows) == 6 and all(len(row) == len(header) for row in rows)
