@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from launch.console import configure_logging, console
 from launch.doctor import doctor
 from launch.judge import judge
+from launch.score import score
 from ledex_ray.config import Recipe, load_recipe
 from ledex_ray.errors import BadInput
 
@@ -127,6 +127,7 @@ def quickstart(
 
 
 app.command()(judge)
+app.command()(score)
 app.command()(doctor)
 
 
@@ -135,15 +136,10 @@ def main() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     configure_logging()
     try:
-        app(standalone_mode=False)
+        app()
     except BadInput as error:
         console.print(f"ledex: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
-    except typer.Abort:
+    except KeyboardInterrupt:
         console.print("ledex: interrupted; the same command resumes", style="yellow")
         sys.exit(130)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launch.console import log
-from launch.fleet import Fleet
 from launch.rundir import RunDirectory
 from launch.tracking import Tracker
 from ledex_ray.config import Recipe
+
+if TYPE_CHECKING:
+    from launch.fleet import Fleet
 
 FOLDERS = {"synthesize": "synthesis", "sft": "sft", "ppo": "ppo", "evaluate": "evaluation/heldout", "report": "report"}
 
@@ -39,6 +42,8 @@ def _run_stages(run: RunDirectory, stages: list[str]) -> None:
         if stages == ["report"]:
             _stage(run, "report", lambda: _report(run))
             return
+        from launch.fleet import Fleet
+
         with Fleet(run.recipe) as fleet:
             for stage in stages:
                 _stage(run, stage, _function(stage, run, fleet, tracker))
