@@ -1,0 +1,213 @@
+"""The learner gang, as the driver sees it: N Ray actors, one rank each, that act together or not at all.
+
+Every call goes to all ranks at once and has a deadline; when a rank dies or stays silent the gang is ended and GangLost
+is raised: `rebuild` makes a new one from the newest checkpoint, and the caller replays the update from its stored
+episodes. Importing this file imports no torch. Not covered: what a rank does (learner_rank.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors import checkpoint
+from actors.failures import GangLost
+from actors.precision import resolve_precision
+from ledex_ray.config import LearnerConfig, ModelConfig, OptimizerConfig, PPOConfig
+from ledex_ray.episodes import Episode, SupervisedExample
+from ledex_ray.errors import BadInput
+
+if TYPE_CHECKING:
+    from actors.weights import TransferReceipt
+
+log = logging.getLogger(__name__)
+
+
+class _RankActor:
+    """A rank's process. torch is imported here, after the environment is set, and never in the driver."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        from actors.learner_rank import LearnerRank, LearnerSpec
+
+        self._rank = LearnerRank(LearnerSpec(**spec))
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        return getattr(self._rank, method)(*arguments)
+
+
+class LearnerGroup:
+    """N ranks of DeepSpeed ZeRO training one policy."""
+
+    def __init__(
+        self,
+        learner: LearnerConfig,
+        model: ModelConfig,
+        model_path: Path,
+        optimizer: OptimizerConfig,
+        *,
+        total_steps: int,
+        seed: int,
+        ppo: PPOConfig | None = None,
+        reference_path: Path | None = None,
+        separated: bool = False,
+    ) -> None:
+        """Starts the gang and waits until every rank is ready.
+
+        With `ppo`: a value head (algorithm ppo), and unless kl_coef is 0 a frozen reference, `reference_path` or else
+        the model as it is now. `total_steps` is the length of the learning-rate schedule. Raises BadInput, GangLost.
+        """
+        if learner.zero_stage == 0:
+            raise BadInput("learner.zero_stage", "is not trained with", given=0, expected="1, 2 or 3 (1 on one rank)")
+        if separated and ppo is not None and ppo.algorithm in ("grpo", "rloo"):
+            raise BadInput("reward.separated", "needs a return by token", given=ppo.algorithm, expected="ppo")
+        self.learner = learner
+        self.precision = resolve_precision(model.dtype, learner.gpus)
+        self._spec = {
+            "learner": learner,
+            "model": model,
+            "precision": self.precision,
+            "model_path": str(model_path),
+            "reference_path": str(reference_path or model_path),
+            "optimizer": optimizer,
+            "total_steps": total_steps,
+            "seed": seed,
+            "ppo": ppo,
+            "separated": separated,
+        }
+        self._ranks: list[Any] = []
+        self._placement: PlacementGroup | None = None
+        self._start()
+
+    # Training
+
+    def sft_step(self, examples: Sequence[SupervisedExample]) -> dict[str, float]:
+        """One optimizer step over the global batch: loss (mean a token), grad_norm, lr, tokens, seconds, skipped."""
+        return self._call("sft_step", ray.put(list(examples)))[0]
+
+    def sft_loss(self, examples: Sequence[SupervisedExample]) -> float:
+        """Mean loss an answer token, nothing trained."""
+        return self._call("sft_loss", ray.put(list(examples)))[0]
+
+    def ppo_update(self, episodes: Sequence[Episode], iteration: int) -> dict[str, float]:
+        """All epochs and minibatches of one iteration; its metrics. Raises NonFiniteSteps (with the episodes' ids)."""
+        return self._call("ppo_update", ray.put(list(episodes)), iteration)[0]
+
+    def log_probs(self, sequences: Sequence[NDArray[np.int32]], temperature: float) -> list[NDArray[np.float32]]:
+        """[L - 1] for each sequence: the log-probability of token t + 1, logits divided by the temperature."""
+        return self._call("log_probs", ray.put(list(sequences)), temperature)[0]
+
+    # Weights and checkpoints
+
+    def send_weights(self, engines: Sequence[Any], version: int, backend: str) -> TransferReceipt:
+        """Streams the weights into the rollout engines as `version`; the sender's receipt."""
+        return self._call("send_weights", list(engines), version, backend)[0]
+
+    def export_model(self, directory: Path) -> Path:
+        """A plain Hugging Face directory with the tokenizer, adapters merged; it appears whole or not at all."""
+        self._call("export_model", str(directory))
+        return directory
+
+    def save_checkpoint(self, directory: Path, driver_state: dict[str, Any]) -> None:
+        """A new numbered checkpoint under `directory`; `driver_state` is plain JSON. Keeps the newest few."""
+        target = checkpoint.new_directory(directory)
+        files = [file for files in self._call("save", str(target)) for file in files]
+        checkpoint.commit(
+            target, files, driver_state, world_size=self.learner.ranks, keep=self.learner.keep_checkpoints
+        )
+
+    def load_checkpoint(self, directory: Path) -> dict[str, Any] | None:
+        """The driver's state of the newest complete checkpoint, now loaded; None where there is none."""
+        found = checkpoint.newest(directory)
+        if found is None:
+            return None
+        self._call("load", str(found.directory), found.world_size)
+        return found.driver_state
+
+    def rebuild(self, directory: Path) -> dict[str, Any] | None:
+        """A new gang at the newest checkpoint under `directory` (None: at the start); after GangLost."""
+        self.shutdown()
+        self._start()
+        return self.load_checkpoint(directory)
+
+    def shutdown(self) -> None:
+        """Ends every rank."""
+        for rank in self._ranks:
+            ray.kill(rank)
+        self._ranks = []
+        if self._placement is not None:
+            remove_placement_group(self._placement)
+            self._placement = None
+
+    # The gang
+
+    def _start(self) -> None:
+        world = self.learner.ranks
+        remote = ray.remote(_RankActor)
+        options = self._options()
+        self._ranks = [
+            remote.options(**options, runtime_env={"env_vars": self._environment(rank)}).remote(self._spec)
+            for rank in range(world)
+        ]
+        started = time.monotonic()
+        address, port = self._wait([self._ranks[0].call.remote("endpoint")], self.learner.ready_seconds, "endpoint")[0]
+        sizes = self._call("build", address, port, deadline=self.learner.ready_seconds)
+        log.info(
+            "learner ready ranks=%d zero_stage=%d precision=%s trainable=%d seconds=%.1f",
+            world,
+            self.learner.zero_stage,
+            self.precision,
+            sizes[0]["trainable_parameters"],
+            time.monotonic() - started,
+        )
+
+    def _options(self) -> dict[str, Any]:
+        base: dict[str, Any] = {"num_cpus": 0, "num_gpus": self.learner.gpus, "max_restarts": 0}
+        if self.learner.gpus == 0:
+            return base | ({"scheduling_strategy": "SPREAD"} if self.learner.placement == "SPREAD" else {})
+        bundles = [{"GPU": self.learner.gpus}] * self.learner.ranks
+        self._placement = placement_group(bundles, strategy=self.learner.placement)
+        if not self._placement.wait(self.learner.ready_seconds):
+            self.shutdown()
+            raise GangLost(f"no place for {self.learner.ranks} ranks of {self.learner.gpus} GPUs")
+        return base | {"scheduling_strategy": PlacementGroupSchedulingStrategy(self._placement)}
+
+    def _environment(self, rank: int) -> dict[str, str]:
+        environment = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(self.learner.ranks)}
+        if self.learner.gpus == 0:
+            threads = self.learner.threads or max(1, (os.cpu_count() or 1) // self.learner.ranks)
+            environment |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(threads)}
+        return environment
+
+    def _call(self, method: str, *arguments: Any, deadline: float | None = None) -> list[Any]:
+        """The method's results by rank. Raises what a rank raised; GangLost if one died or the deadline passed."""
+        if not self._ranks:
+            raise GangLost("the gang has ended; rebuild it")
+        calls = [rank.call.remote(method, *arguments) for rank in self._ranks]
+        return self._wait(calls, deadline or self.learner.deadline_seconds, method)
+
+    def _wait(self, calls: list[Any], deadline_seconds: float, method: str) -> list[Any]:
+        deadline = time.monotonic() + deadline_seconds
+        pending = calls
+        try:
+            while pending:  # one at a time: the first failure ends the wait, whichever rank it is
+                done, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()))
+                if not done:
+                    raise GangLost(f"{method}: {len(pending)} ranks silent for {deadline_seconds:.0f} s")
+                ray.get(done)
+        except (GangLost, ray.exceptions.RayActorError) as error:
+            self.shutdown()
+            raise GangLost(f"{method}: {' '.join(str(error).split())[:300]}") from error
+        except ray.exceptions.RayTaskError as error:
+            self.shutdown()  # its peers now wait in a collective that will not come
+            raise error.as_instanceof_cause() from error
+        return ray.get(calls)  # type: ignore[no-any-return]

@@ -1,0 +1,302 @@
+"""One rank of the learner gang: what runs inside each learner process (learner.py holds it in a Ray actor).
+
+Covered: SFT steps, the PPO update, log-probabilities, weights under their Hugging Face names, this rank's checkpoint
+files. Every method is called on all ranks with the same arguments. Not covered: the gang's life, and which checkpoint
+counts (checkpoint.py).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import pickle
+import random
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from actors.checkpoint import FileRecord, record
+from actors.failures import NonFiniteSteps
+from actors.micro_batches import MicroBatch, Packer, Sequences
+from actors.ppo_update import PPOUpdate, Reference
+from actors.sharded_model import ShardedModel, all_sum, freeze, join_group
+from actors.weights import TransferReceipt, send_weights
+from ledex_ray.config import LearnerConfig, ModelConfig, OptimizerConfig, PPOConfig
+from ledex_ray.episodes import Episode, SupervisedExample
+from ledex_ray.policy import Critic, Policy, RowTensors, WeightView, adapters_off, load_lm, packs, weight_views
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LearnerSpec:
+    """What every rank is built from; a rebuilt gang gets the same."""
+
+    learner: LearnerConfig
+    model: ModelConfig
+    precision: str  # bfloat16 or float32
+    model_path: str
+    reference_path: str
+    optimizer: OptimizerConfig
+    total_steps: int
+    seed: int
+    ppo: PPOConfig | None = None
+    separated: bool = False
+
+
+class LearnerRank:
+    """A rank; build it in a process of its own, with RANK, LOCAL_RANK and WORLD_SIZE in the environment."""
+
+    def __init__(self, spec: LearnerSpec) -> None:
+        faulthandler.register(signal.SIGUSR1)
+        logging.basicConfig(level=logging.INFO)
+        self.spec = spec
+        self.rank = int(os.environ["RANK"])
+        self.skipped_in_a_row = 0
+
+    def endpoint(self) -> tuple[str, int]:
+        """Where the others can meet this rank."""
+        import ray
+
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return ray.util.get_node_ip_address(), free.getsockname()[1]
+
+    def build(self, address: str, port: int) -> dict[str, float]:
+        """Joins the group and loads everything; sizes in bytes and parameters."""
+        os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
+        spec, learner, ppo = self.spec, self.spec.learner, self.spec.ppo
+        device = join_group(learner.gpus)
+        torch.manual_seed(spec.seed)  # the same adapters and heads on every rank
+        has_value = ppo is not None and ppo.algorithm == "ppo"
+        separate = has_value and ppo is not None and ppo.separate_critic
+        lm = self._load(spec.model_path, trainable=True, device=device)
+        policy = Policy(lm, value_head=has_value and not separate, detach_value=ppo is not None and ppo.detach_value)
+        bf16 = spec.precision == "bfloat16"
+        head_lr = ppo.value_lr if ppo is not None else None
+        common: dict[str, Any] = {"bf16": bf16, "total_steps": spec.total_steps, "head_lr": head_lr}
+        self.lm = lm
+        self.policy = ShardedModel(policy, learner, spec.optimizer, **common)
+        self.critic: ShardedModel | None = None
+        if separate:
+            critic = Critic(self._load(spec.model_path, trainable=True, device=device, adapters=False))
+            assert ppo is not None
+            critic_optimizer = spec.optimizer.model_copy(update={"lr": ppo.value_lr or spec.optimizer.lr})
+            self.critic = ShardedModel(critic, learner, critic_optimizer, **common)
+        self.packer = Packer(learner.tokens_per_micro_batch, None if packs(lm) else 1, device)
+        self.ppo: PPOUpdate | None = None
+        if ppo is not None:
+            reference = self._reference(device, bf16) if ppo.kl_coef > 0 else None
+            self.ppo = PPOUpdate(ppo, self.policy, self.critic, reference, self.packer, separated=spec.separated)
+        dist.barrier()
+        trainable = sum(getattr(p, "ds_numel", p.numel()) for p in policy.parameters() if p.requires_grad)
+        return {"trainable_parameters": float(trainable)}
+
+    def _load(self, path: str, *, trainable: bool, device: torch.device, adapters: bool = True) -> Any:
+        learner = self.spec.learner
+        return load_lm(
+            path,
+            self.spec.precision,
+            device=device.type,
+            lora=learner.lora if trainable and adapters else None,
+            gradient_checkpointing=learner.gradient_checkpointing and trainable,
+            trust_remote_code=self.spec.model.trust_remote_code,
+        )
+
+    def _reference(self, device: torch.device, bf16: bool) -> Reference:
+        """The frozen policy: the model under a fresh adapter where that is it, else a copy of its own."""
+        if self.spec.learner.lora is not None and self.spec.reference_path == self.spec.model_path:
+
+            def under_adapter(row: RowTensors, temperature_N: Tensor) -> Tensor:
+                with adapters_off(self.lm):
+                    return self.policy.engine(row, temperature_N)[0]  # type: ignore[no-any-return]
+
+            return under_adapter
+        copy = Policy(self._load(self.spec.reference_path, trainable=False, device=device))
+        forward = freeze(copy, self.spec.learner, bf16=bf16, device=device)
+        return lambda row, temperature_N: forward(row, temperature_N)[0]
+
+    # Supervised fine-tuning
+
+    def sft_step(self, examples: Sequence[SupervisedExample]) -> dict[str, float]:
+        """One optimizer step on the global batch: the mean over all answer tokens of -log p."""
+        started = time.monotonic()
+        result = self.policy.step(self._sft_losses(examples))
+        self.skipped_in_a_row = 0 if result.applied else self.skipped_in_a_row + 1
+        if self.skipped_in_a_row >= 3:
+            raise NonFiniteSteps([example.id for example in examples])
+        return {
+            "loss": result.loss,
+            "grad_norm": result.grad_norm,
+            "lr": result.lr,
+            "tokens": float(sum(len(e.token_ids) for e in examples)),
+            "answer_tokens": float(sum(e.loss_mask[1:].sum() for e in examples)),
+            "seconds": time.monotonic() - started,
+            "skipped": float(not result.applied),
+        }
+
+    def sft_loss(self, examples: Sequence[SupervisedExample]) -> float:
+        """Mean of -log p over the answer tokens of all examples, nothing trained."""
+        with self.policy.evaluating():
+            total = torch.stack([compute().double().cpu() for compute in self._sft_losses(examples)]).sum()
+        return float(all_sum(total[None]))
+
+    def _sft_losses(self, examples: Sequence[SupervisedExample]) -> list[Callable[[], Tensor]]:
+        sequences = Sequences([e.token_ids for e in examples], [e.loss_mask for e in examples])
+        weights = [1.0 / sum(sequences.counts)] * len(sequences)
+
+        def loss_of(share: MicroBatch) -> Tensor:
+            weights_N = share.spread(weights)
+            log_probs_N, _, _ = self.policy.engine(share.row, torch.ones_like(weights_N))
+            return -(log_probs_N * weights_N).sum()
+
+        return [lambda share=share: loss_of(share) for share in self.packer.share(sequences)]  # type: ignore[misc]
+
+    # Policy updates
+
+    def ppo_update(self, episodes: Sequence[Episode], iteration: int) -> dict[str, float]:
+        """See PPOUpdate.run."""
+        assert self.ppo is not None, "this learner was built without ppo"
+        return self.ppo.run(episodes, iteration)
+
+    def log_probs(self, sequences: Sequence[NDArray[np.int32]], temperature: float) -> list[NDArray[np.float32]]:
+        """[L - 1] for each sequence: of token t + 1 given those up to t."""
+        batch = Sequences(list(sequences), [np.ones(len(ids), dtype=bool) for ids in sequences])
+
+        def visit(share: MicroBatch) -> dict[str, Tensor]:
+            temperature_N = torch.full((len(share.row.target_N),), temperature, device=self.packer.device)
+            return {"log_probs": self.policy.engine(share.row, temperature_N)[0]}
+
+        with self.policy.evaluating():
+            found = self.packer.map(batch, visit)
+        return [values.numpy() for values in found["log_probs"]]
+
+    # Weights
+
+    def send_weights(self, engines: Sequence[Any], version: int, backend: str) -> TransferReceipt:
+        """See actors.weights.send_weights; rank 0 is the sender."""
+        receipt = send_weights(
+            GatheredWeights(self.lm),
+            engines,
+            version,
+            backend=backend,
+            is_sender=self.rank == 0,
+            deadline_seconds=self.spec.learner.deadline_seconds,
+        )
+        if self.ppo is not None:
+            self.ppo.weights_version = version
+        return receipt
+
+    def export_model(self, directory: str) -> None:
+        """A plain Hugging Face directory, adapters merged, written beside it and renamed in one step (rank 0)."""
+        weights = {}
+        for name, tensor in GatheredWeights(self.lm):
+            if self.rank == 0:
+                weights[name] = tensor.detach().cpu().clone()
+        if self.rank == 0:
+            _write_model(self.lm, weights, Path(self.spec.model_path), Path(directory))
+        dist.barrier()
+
+    # Checkpoints
+
+    def save(self, directory: str) -> list[FileRecord]:
+        """This rank's files, written and hashed."""
+        root = Path(directory)
+        for name, model in self._models():
+            model.engine.save_checkpoint(
+                str(root),
+                tag=name,
+                save_latest=False,
+                exclude_frozen_parameters=self.spec.learner.lora is not None,
+            )
+        own = root / f"rank_{self.rank:05d}.pkl"
+        state = {
+            "torch": torch.get_rng_state(),
+            "numpy": np.random.get_state(),
+            "python": random.getstate(),
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "ppo": self.ppo.state if self.ppo is not None else None,
+            "weights_version": self.ppo.weights_version if self.ppo is not None else 0,
+        }
+        own.write_bytes(pickle.dumps(state))
+        dist.barrier()
+        files = sorted(path for path in root.rglob("*") if path.is_file())
+        mine = [path for index, path in enumerate(files) if index % dist.get_world_size() == self.rank]
+        return [record(root, path) for path in mine]
+
+    def load(self, directory: str, saved_world_size: int) -> None:
+        """Everything that `save` wrote."""
+        root = Path(directory)
+        assert saved_world_size == dist.get_world_size()
+        for name, model in self._models():
+            loaded, _ = model.engine.load_checkpoint(
+                str(root), tag=name, load_module_strict=self.spec.learner.lora is None
+            )
+            if loaded is None:
+                raise RuntimeError(f"checkpoint {root}: DeepSpeed found nothing to load for {name}")
+        state = pickle.loads((root / f"rank_{self.rank:05d}.pkl").read_bytes())
+        torch.set_rng_state(state["torch"])
+        np.random.set_state(state["numpy"])
+        random.setstate(state["python"])
+        self.skipped_in_a_row = state["skipped_in_a_row"]
+        if self.ppo is not None and state["ppo"] is not None:
+            self.ppo.state = state["ppo"]
+            self.ppo.weights_version = state["weights_version"]
+        dist.barrier()
+
+    def _models(self) -> Iterator[tuple[str, ShardedModel]]:
+        yield "policy", self.policy
+        if self.critic is not None:
+            yield "critic", self.critic
+
+
+class GatheredWeights:
+    """The policy's weights as vLLM's `WeightSource`: every rank iterates it, since ZeRO-3 gathers each tensor."""
+
+    def __init__(self, lm: Any) -> None:
+        self._views = weight_views(lm)
+
+    def metadata(self) -> list[WeightView]:
+        """Name, dtype and full shape of each tensor, in order."""
+        return self._views
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        import deepspeed
+
+        for view in self._views:
+            sharded = [part for part in view.parts if hasattr(part, "ds_id")]
+            with torch.no_grad(), deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
+                yield view.name, view.merged()
+
+
+def _write_model(lm: Any, weights: dict[str, Tensor], source: Path, directory: Path) -> None:
+    from transformers import AutoConfig, AutoTokenizer
+
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    partial.chmod(0o755)
+    lm.save_pretrained(partial, state_dict=weights)
+    config = AutoConfig.from_pretrained(source)
+    config.dtype = next(iter(weights.values())).dtype
+    config.save_pretrained(partial)
+    AutoTokenizer.from_pretrained(source).save_pretrained(partial)
+    if directory.exists():
+        retired = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        directory.rename(retired / "old")
+        partial.rename(directory)
+        shutil.rmtree(retired)
+    else:
+        partial.rename(directory)
