@@ -1,0 +1,55 @@
+"""Ray for a run: the cluster that was named, or a local one with a `sandbox` resource for each core."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import ray
+
+from reward.judge.many import cores
+
+log = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 2**30
+NAMESPACE = "ledex"
+
+
+def start_ray(address: str | None = None) -> None:
+    """Connects to `address` (else RAY_ADDRESS), or starts a local Ray. Does nothing where one is connected already.
+
+    A local Ray ends with this process. It has no dashboard, sends no usage statistics, and lies under a short path:
+    the names of its sockets are limited to 107 characters. Actors' own output goes to its log files unless
+    LEDEX_ACTOR_LOGS is set.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    to_driver = bool(os.environ.get("LEDEX_ACTOR_LOGS"))
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address and address != "local":
+        ray.init(address=address, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=to_driver)
+        log.info("ray address=%s nodes=%d", address, len(ray.nodes()))
+        return
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's future default; without it, a warning
+    n_cores = cores()
+    ray.init(
+        address="local",
+        namespace=NAMESPACE,
+        num_cpus=n_cores,
+        resources={"sandbox": n_cores},
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+        log_to_driver=to_driver,
+        _temp_dir=str(_short_directory()),
+    )
+    log.info("ray local cores=%d", n_cores)
+
+
+def _short_directory() -> Path:
+    """A folder of this user's for Ray's session files."""
+    base = Path("/tmp") if os.access("/tmp", os.W_OK) else Path.home()
+    return base / f"ledex-ray-{os.getuid()}"

@@ -1,0 +1,19 @@
+"""The number format that engine and learner share: `auto` becomes what this machine computes fast. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+Precision = Literal["bfloat16", "float32"]
+
+
+def resolve_precision(dtype: str, gpus: float = 0, cpuinfo: str = "/proc/cpuinfo") -> Precision:
+    """`dtype` itself, or for "auto": bfloat16 on a GPU and on a CPU with bf16 instructions, else float32."""
+    if dtype == "bfloat16" or dtype == "float32":
+        return dtype  # type: ignore[return-value]
+    if gpus > 0:
+        return "bfloat16"
+    path = Path(cpuinfo)
+    flags = path.read_text(encoding="ascii", errors="replace") if path.exists() else ""
+    return "bfloat16" if "amx_bf16" in flags or "avx512_bf16" in flags else "float32"

@@ -1,0 +1,252 @@
+"""The pool over Ray actors: leases become calls, actor deaths and silences become strikes, results come out once.
+
+Used alike by clients of the sandboxes and of the rollout engines (each describes its calls as a `Service`). Several
+clients may share the same actors: an overdue lease ends its actor only if that has made no progress for as long.
+Actors are expected to be restarted by Ray when they die, and to have `ready()` (an object with pid and node_id, once
+they serve) and `stalled_seconds()` (how long they have been busy without progress, answered while they are).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import ray
+
+from actors import watchdog
+from actors.pool import Dropped, Health, Lease, Pool
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+R = TypeVar("R")
+
+POLL_SECONDS = 0.2
+FETCH_SECONDS = 30.0
+PROBE_SECONDS = 1.0
+ANSWER_SECONDS = 10.0
+
+
+class NoMembers(RuntimeError):
+    """No actor became ready in time, with what each last died of."""
+
+
+@dataclass
+class _Actor:
+    handle: Any
+    pid: int = 0
+    node_id: str = ""
+    down_since: float = 0.0
+    probe: Any = None
+    next_probe: float = 0.0
+    asked_since: float = 0.0
+    reason: str = "not ready yet"
+
+
+@dataclass
+class Counts:
+    """What happened so far; for metrics."""
+
+    deaths: int = 0
+    stuck: int = 0
+    retries: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
+class Service(Generic[T, R]):
+    """How to call one kind of actor. `seconds(n)` is the longest silence while n items are worked on."""
+
+    call: Callable[[Any, list[T]], ray.ObjectRef]  # its result: one R an item
+    seconds: Callable[[int], float]
+    ready_seconds: float
+    batch_size: int = 1
+    leases_per_member: int = 2
+    accept: Callable[[R], bool] = lambda result: True  # False: another actor should try, at most twice
+    refused: Callable[[R], bool] = lambda result: False  # True: the actor cannot serve before it is `usable` again
+    usable: Callable[[str, Any, Any], bool] = lambda name, handle, info: True  # asked with what `ready` gave
+
+
+class RayPool(Generic[T, R]):
+    """Calls on actors with retries elsewhere. Not for use by two threads at once."""
+
+    def __init__(self, actors: Mapping[str, Any], service: Service[T, R]) -> None:
+        self.counts = Counts()
+        self._service = service
+        self._pool: Pool[T] = Pool(
+            clock=time.monotonic,
+            seconds=service.seconds,
+            batch_size=service.batch_size,
+            leases_per_member=service.leases_per_member,
+        )
+        self._actors: dict[str, _Actor] = {}
+        self._calls: dict[ray.ObjectRef, Lease[T]] = {}
+        self._out: list[tuple[str, R | Dropped]] = []
+        for name, handle in actors.items():
+            self.join(name, handle)
+
+    def join(self, name: str, handle: Any) -> None:
+        """Adds an actor; it gets work once it answers `ready`."""
+        self._actors[name] = _Actor(handle, down_since=time.monotonic())
+        self._pool.join(name)
+
+    def retire(self, name: str) -> None:
+        """Gives the actor no more work; what it holds is waited for."""
+        self._pool.retire(name)
+
+    @property
+    def unfinished(self) -> int:
+        """Items submitted whose result has not come out."""
+        return self._pool.unfinished + len(self._out)
+
+    @property
+    def room(self) -> int:
+        """How many items to submit now, so that no actor runs dry and no queue grows."""
+        return self._pool.room()
+
+    def submit(self, item_id: str, item: T) -> None:
+        """Queues an item. Raises ValueError for an id that is still in the pool."""
+        self._pool.add(item_id, item)
+
+    def map(self, items: Iterable[tuple[str, T]]) -> Iterator[tuple[str, R | Dropped]]:
+        """(id, result) as they finish; reads no further ahead in `items` than keeps the actors busy."""
+        source = iter(items)
+        open_ended = True
+        while open_ended or self.unfinished:
+            while open_ended and self.room > 0:
+                pair = next(source, None)
+                if pair is None:
+                    open_ended = False
+                else:
+                    self.submit(*pair)
+            yield from self.poll(POLL_SECONDS)
+
+    def poll(self, timeout: float) -> list[tuple[str, R | Dropped]]:
+        """Results that are there, waiting up to `timeout` seconds for the first. Raises NoMembers."""
+        deadline = time.monotonic() + timeout
+        while True:
+            self._look_after_members()
+            self._start_calls()
+            self._collect(0.0 if self._out else max(0.0, min(POLL_SECONDS, deadline - time.monotonic())))
+            self._end_overdue()
+            for dropped in self._pool.take_dropped():
+                self.counts.dropped += 1
+                log.error("item dropped id=%s strikes=%s", dropped.item_id, "; ".join(dropped.strikes))
+                self._out.append((dropped.item_id, dropped))
+            if self._out or not self._pool.unfinished or time.monotonic() >= deadline:
+                out, self._out = self._out, []
+                return out
+
+    def _start_calls(self) -> None:
+        for lease in self._pool.assign():
+            actor = self._actors[lease.member]
+            self._calls[self._service.call(actor.handle, [item for _, item in lease.items])] = lease
+
+    def _collect(self, timeout: float) -> None:
+        probes = [a.probe for a in self._actors.values() if a.probe is not None]
+        waiting = [*self._calls, *probes]
+        if not waiting:
+            time.sleep(min(timeout, 0.05))
+            return
+        done, _ = ray.wait(waiting, num_returns=1, timeout=timeout)
+        if len(waiting) > 1 and done:
+            done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        for ref in done:
+            if ref in self._calls:
+                self._settle(self._calls.pop(ref), ref)
+
+    def _settle(self, lease: Lease[T], ref: ray.ObjectRef) -> None:
+        if not self._pool.holds(lease.id):
+            return  # taken back before; a late result, or the same death told by another call
+        try:
+            results = ray.get(ref, timeout=FETCH_SECONDS)
+        except ray.exceptions.RayActorError as error:
+            self._lost(lease.member, _first_line(error))
+            return
+        except (ray.exceptions.RayError, TimeoutError) as error:  # it raised, or its result is lost; it lives on
+            log.warning("call failed actor=%s items=%s error=%s", lease.member, lease.item_ids[:4], _first_line(error))
+            self._pool.fail(lease.id, _first_line(error))
+            return
+        if any(self._service.refused(result) for result in results):
+            self._lost(lease.member, f"cannot serve: {results[0]}", strike=False)
+            return
+        by_id = dict(zip(lease.item_ids, results, strict=True))
+        again = [item_id for item_id in lease.item_ids if not self._service.accept(by_id[item_id])]
+        delivered = self._pool.finish(lease.id, again)
+        self.counts.retries += len(lease.items) - len(delivered)
+        self._out += [(item_id, by_id[item_id]) for item_id in delivered]
+
+    def _look_after_members(self) -> None:
+        now = time.monotonic()
+        for name in self._pool.members(Health.DOWN):
+            actor = self._actors[name]
+            if actor.probe is None and now >= actor.next_probe:
+                actor.probe, actor.asked_since = actor.handle.ready.remote(), now
+            elif actor.probe is not None and ray.wait([actor.probe], timeout=0)[0]:
+                self._answered(name, actor)
+            elif now - actor.asked_since > self._service.ready_seconds:
+                self._too_slow(name, actor)
+        serving = self._pool.members(Health.READY) + self._pool.members(Health.RETIRING)
+        shortest = min((now - a.down_since for a in self._actors.values()), default=math.inf)
+        if self._pool.unfinished and not serving and shortest > 2 * self._service.ready_seconds:
+            raise NoMembers("; ".join(f"{name}: {a.reason}" for name, a in self._actors.items()) or "no actors")
+
+    def _answered(self, name: str, actor: _Actor) -> None:
+        probe, actor.probe = actor.probe, None
+        try:
+            info = ray.get(probe, timeout=FETCH_SECONDS)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            actor.reason = _first_line(error)
+            actor.next_probe = time.monotonic() + PROBE_SECONDS
+            return
+        if not self._service.usable(name, actor.handle, info):
+            actor.reason, actor.next_probe = "holds other weights", time.monotonic() + PROBE_SECONDS
+            return
+        actor.pid, actor.node_id = info.pid, info.node_id
+        self._pool.ready(name)
+
+    def _too_slow(self, name: str, actor: _Actor) -> None:
+        log.warning("actor=%s not ready for %.0f s (%s)", name, time.monotonic() - actor.down_since, actor.reason)
+        actor.probe, actor.next_probe = None, time.monotonic() + PROBE_SECONDS
+        ray.kill(actor.handle, no_restart=False)
+
+    def _lost(self, name: str, reason: str, *, strike: bool = True) -> None:
+        actor = self._actors[name]
+        if name not in self._pool.members(Health.READY) + self._pool.members(Health.RETIRING):
+            return  # known already: another of its calls told
+        self.counts.deaths += strike
+        actor.down_since, actor.next_probe, actor.reason = time.monotonic(), 0.0, reason
+        items = self._pool.lost(name, reason, strike=strike)
+        log.warning("actor=%s lost (%s); %d items go elsewhere", name, reason, len(items))
+
+    def _end_overdue(self) -> None:
+        for lease in self._pool.overdue():
+            actor = self._actors[lease.member]
+            if lease.member not in self._pool.members(Health.READY) + self._pool.members(Health.RETIRING):
+                continue
+            stalled = self._stalled_seconds(actor)
+            if stalled < self._service.seconds(len(lease.items)):
+                self._pool.extend(lease.member, stalled)
+                continue
+            since = time.monotonic() - lease.since
+            self.counts.stuck += 1
+            stack = watchdog.examine(actor.pid, actor.node_id)
+            watchdog.report_stuck(lease.item_ids, lease.member, since, stack)
+            if not watchdog.end_process(actor.pid, actor.node_id):
+                ray.kill(actor.handle, no_restart=False)
+            self._lost(lease.member, f"silent for {since:.0f} s")
+
+    def _stalled_seconds(self, actor: _Actor) -> float:
+        """How long the actor has worked without progress; for ever where it does not even answer."""
+        try:
+            return float(ray.get(actor.handle.stalled_seconds.remote(), timeout=ANSWER_SECONDS))
+        except (ray.exceptions.RayError, TimeoutError):
+            return math.inf
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()] or [""]
+    return f"{type(error).__name__}: {lines[-1 if isinstance(error, ray.exceptions.RayTaskError) else 0][:200]}"

@@ -1,0 +1,307 @@
+"""One vLLM engine in an async Ray actor: token ids in; token ids, log-probabilities and weight versions out.
+
+The engine's settings come from the recipe alone (`generation_config="vllm"`: no default of the model's repository
+sneaks into the sampling). Not covered: who talks to it and what happens when it dies (actors/rollout.py), how new
+weights get here (actors/weights.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import ray
+
+from actors import watchdog
+from actors.generation import Completion, EngineInfo, Generation, GenerationRequest, NeedsRefit, WeightsRef, satisfies
+from actors.precision import resolve_precision
+from ledex_ray.config import ModelConfig, RolloutConfig
+
+log = logging.getLogger(__name__)
+
+
+class RolloutActor:
+    """Serves generation and log-probabilities under one set of weights at a time, and takes new ones in flight."""
+
+    def __init__(self, held: WeightsRef, config: RolloutConfig, model: ModelConfig, transfer: str, executor: str):
+        watchdog.arm()
+        started = time.monotonic()
+        self._incarnation = uuid.uuid4().hex
+        self._held = held
+        self._streamed = False  # weights that came from the learner and may be newer than what a request names
+        self._busy = 0
+        self._moved = started  # when a request last started on an idle engine, or finished
+        self._update = asyncio.Lock()  # one weight update at a time
+        self._scoring = asyncio.Lock()  # the engine scores prompts at one temperature at a time
+        self._transfer = transfer
+        self._dtype = resolve_precision(model.dtype, config.gpus)
+        self._max_model_len = model.max_length
+        self._workers = config.tensor_parallel
+        self._llm = _start_engine(held.path, config, model, self._dtype, transfer, executor)
+        self._ready_seconds = time.monotonic() - started
+
+    async def ready(self) -> EngineInfo:
+        """What this engine is; returns once it serves."""
+        await self._guard(self._llm.update_weight_version(str(self._held.version)))
+        await self._rpc("install_prompt_temperature")
+        return self.info()
+
+    def info(self) -> EngineInfo:
+        """What this engine is, as `ready`, without asking the engine's process."""
+        return EngineInfo(
+            pid=os.getpid(),
+            node_id=ray.get_runtime_context().get_node_id(),
+            host=socket.gethostname(),
+            incarnation=self._incarnation,
+            held=self._held,
+            streamed=self._streamed,
+            dtype=self._dtype,
+            transfer=self._transfer,
+            workers=self._workers,
+            max_model_len=self._max_model_len,
+            ready_seconds=self._ready_seconds,
+        )
+
+    async def stalled_seconds(self) -> float:
+        """How long requests have been in the engine without one finishing; 0 while it is idle."""
+        return time.monotonic() - self._moved if self._busy else 0.0
+
+    async def generate(self, request: GenerationRequest, weights: WeightsRef | None = None) -> Generation | NeedsRefit:
+        """`request.n` completions, sampled under `weights` or newer ones streamed by the learner."""
+        if (refusal := await self._hold(weights)) is not None:
+            return refusal
+        room = self._max_model_len - len(request.prompt_ids)
+        if room < 1 or not request.prompt_ids:
+            return Generation(
+                request.id, (), f"a prompt of {len(request.prompt_ids)} tokens, context {self._max_model_len}"
+            )
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            n=request.n,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=-1,
+            max_tokens=min(request.max_tokens, room),
+            seed=request.seed,
+            stop=list(request.stop),
+            logprobs=0,  # of the sampled token alone
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        output = await self._run(list(request.prompt_ids), params)
+        return Generation(request.id, tuple(_completion(c) for c in output.outputs))
+
+    async def generate_batch(
+        self, requests: Sequence[GenerationRequest], weights: WeightsRef | None = None
+    ) -> list[Generation | NeedsRefit]:
+        """`generate` for each request, together; one result a request."""
+        return list(await asyncio.gather(*(self.generate(r, weights) for r in requests)))
+
+    async def log_probs(
+        self, sequences: Sequence[Sequence[int]], temperature: float, weights: WeightsRef | None = None
+    ) -> list[list[float]] | NeedsRefit:
+        """[L - 1] for each sequence, by the engine at `temperature`: of token t + 1 given those up to t."""
+        if (refusal := await self._hold(weights)) is not None:
+            return refusal
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=1.0,
+            prompt_logprobs=0,
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        async with self._scoring:
+            await self._rpc("set_prompt_temperature", temperature)
+            outputs = await asyncio.gather(*(self._run(list(s), params) for s in sequences))
+        return [list(output.prompt_logprobs.logprobs) for output in outputs]
+
+    async def load(self, path: str, version: int) -> WeightsRef:
+        """The weights now held: those of the safetensors in the directory `path`, loaded in place."""
+        return await self._load(WeightsRef(version, path), unless_held=False)
+
+    # The four calls of vLLM's weight-transfer protocol, and what stands around an update.
+
+    async def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Joins the sender's group, or whatever the transfer needs before the first update."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        await self._guard(self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info)))
+
+    async def start_weight_update(self, deadline_seconds: float = 300.0) -> None:
+        """Freezes requests in flight (they keep their tokens) and clears every cache made by the old weights.
+
+        An update that does not finish by the deadline ends this actor: its sender is gone.
+        """
+        await self._update.acquire()
+        self._deadline = asyncio.get_running_loop().call_later(deadline_seconds, _die, "weight update never finished")
+        with _fatal("weight update"):
+            await self._guard(self._llm.pause_generation(mode="keep", clear_cache=True))
+            await self._rpc("begin_checksums")
+            await self._guard(self._llm.start_weight_update())
+
+    async def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Receives one batch of tensors. A failure ends this actor: its layers are half replaced."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        with _fatal("weight update"):
+            await self._guard(self._llm.update_weights(WeightTransferUpdateRequest(update_info=update_info)))
+
+    async def finish_weight_update(self, version: int, path: str, expected: Mapping[str, int]) -> None:
+        """Serves again, under `version`, if every tensor received has the checksum `expected`; else ends this actor."""
+        with _fatal("weight update"):
+            await self._guard(self._llm.finish_weight_update(str(version)))
+            await self._rpc("repack_tied_heads")
+            for received in await self._rpc("end_checksums"):
+                _same(expected, received)
+            self._held, self._streamed = WeightsRef(version, path), True
+            await self._guard(self._llm.resume_generation())
+        self._deadline.cancel()
+        self._update.release()
+
+    async def shutdown_weight_transfer_engine(self) -> None:
+        """Leaves the sender's group."""
+        await self._guard(self._llm.shutdown_weight_transfer_engine())
+
+    async def sleep(self, level: int = 2) -> None:
+        """Frees the GPU for a colocated learner; on CPU the engine only warns."""
+        await self._guard(self._llm.sleep(level=level))
+
+    async def wake_up(self, tags: list[str] | None = None) -> None:
+        """Takes the GPU back: ["weights"] before an update, ["kv_cache"] after it."""
+        await self._guard(self._llm.wake_up(tags))
+
+    async def rpc(self, method: str, *args: Any) -> list[Any]:
+        """The result of a worker-extension method on each worker; for checks and tests."""
+        return await self._rpc(method, *args)
+
+    def shutdown(self) -> None:
+        """Ends the engine's processes."""
+        self._llm.shutdown()
+
+    async def _hold(self, wanted: WeightsRef | None) -> NeedsRefit | None:
+        if wanted is None or satisfies(self._held, self._streamed, wanted):
+            return None
+        if not wanted.path or not os.path.isdir(wanted.path):  # shared memory of another node, or already gone
+            return NeedsRefit(self._held, wanted)
+        await self._load(wanted, unless_held=True)
+        return None
+
+    async def _load(self, wanted: WeightsRef, *, unless_held: bool) -> WeightsRef:
+        async with self._update:
+            if unless_held and satisfies(self._held, self._streamed, wanted):
+                return self._held
+            with _fatal(f"loading {wanted.path}"):
+                await self._guard(self._llm.pause_generation(mode="keep", clear_cache=True))
+                await self._rpc("load_directory", wanted.path)
+                await self._guard(self._llm.update_weight_version(str(wanted.version)))
+                self._held, self._streamed = wanted, False
+                await self._guard(self._llm.resume_generation())
+        return self._held
+
+    async def _run(self, prompt_ids: list[int], params: Any) -> Any:
+        if self._busy == 0:
+            self._moved = time.monotonic()
+        self._busy += 1
+        try:
+            return await self._guard(self._last(prompt_ids, params))
+        finally:
+            self._busy -= 1
+            self._moved = time.monotonic()
+
+    async def _last(self, prompt_ids: list[int], params: Any) -> Any:
+        last = None
+        async for output in self._llm.generate({"prompt_token_ids": prompt_ids}, params, uuid.uuid4().hex):
+            last = output
+        return last
+
+    async def _rpc(self, method: str, *args: Any) -> list[Any]:
+        return await self._guard(self._llm.collective_rpc(method, args=args))
+
+    async def _guard(self, call: Any) -> Any:
+        """The call's result. A dead engine, or one with half-loaded weights, ends the process: Ray starts a new one."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            return await call
+        except EngineDeadError:
+            _die("the engine's process is dead")
+
+
+def _die(reason: str) -> NoReturn:
+    log.critical("rollout actor ends: %s", reason)
+    logging.shutdown()
+    os._exit(70)
+
+
+@contextmanager
+def _fatal(what: str) -> Iterator[None]:
+    """After a failure inside, layers may be half replaced: this process ends and Ray starts a fresh engine."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s failed", what)
+        _die(what)
+
+
+def _same(expected: Mapping[str, int], received: Mapping[str, int]) -> None:
+    wrong = sorted(n for n in expected.keys() | received.keys() if expected.get(n) != received.get(n))
+    if wrong:
+        raise RuntimeError(f"checksums differ for {len(wrong)} of {len(expected)} tensors, first {wrong[0]}")
+
+
+def _completion(output: Any) -> Completion:
+    token_ids = tuple(output.token_ids)
+    versions: list[int] = []
+    for span in output.weight_versions or ():
+        versions += [int(span.version)] * (span.end - span.start)
+    return Completion(
+        token_ids=token_ids,
+        log_probs=tuple(output.logprobs.logprobs),
+        weight_versions=tuple(versions),
+        text=output.text,
+        finish_reason=output.finish_reason or "",
+    )
+
+
+def _start_engine(
+    path: str, config: RolloutConfig, model: ModelConfig, dtype: str, transfer: str, executor: str
+) -> Any:
+    from vllm import AsyncEngineArgs
+    from vllm.config import WeightTransferConfig
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    arguments: dict[str, Any] = dict(
+        model=path,
+        dtype=dtype,
+        max_model_len=model.max_length,
+        trust_remote_code=model.trust_remote_code,
+        enforce_eager=config.enforce_eager,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        tensor_parallel_size=config.tensor_parallel,
+        distributed_executor_backend=executor,
+        seed=0,
+        logprobs_mode="processed_logprobs",
+        generation_config="vllm",
+        disable_log_stats=True,
+        worker_extension_cls="actors.weight_engines.WorkerExtension",
+        weight_transfer_config=WeightTransferConfig(backend=transfer),
+    )
+    if config.gpus:
+        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+        arguments["enable_sleep_mode"] = transfer == "ipc"  # colocated with a learner rank
+    else:
+        arguments["kv_cache_memory_bytes"] = int(config.kv_cache_gb * 2**30)
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))

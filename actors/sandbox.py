@@ -1,0 +1,216 @@
+"""Sandbox actors: read an answer, run its code against the tests, in batches. No torch, no model.
+
+Each actor owns one judge and one scorer, whose children do what is dangerous; this process only supervises. A client
+(picklable) sends requests through the pool: a batch lost with its actor is done elsewhere, a verdict INFRA is tried by
+other actors, then returned as INFRA. Not covered: isolation (reward/judge), what the terms are worth (reward/compose).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+
+from actors import watchdog
+from actors.pool import Dropped
+from actors.ray_pool import RayPool, Service
+from ledex_ray.config import SandboxConfig
+from ledex_ray.problems import Limits, Problem
+from ledex_ray.prompts import Answer
+from ledex_ray.records import Status, TestResult, TestStatus, Verdict
+from reward.judge import Judge, JudgeConfig, StartFailed
+from reward.scorer import Scorer
+from reward.terms import TextJob, TextTerms
+
+log = logging.getLogger(__name__)
+
+READY_SECONDS = 300.0  # on a cluster that grows, a node has to come up first
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """One answer to read (`job`) and, if `execute`, to run against the problem's tests. `id` is unique in a call."""
+
+    id: str
+    problem: Problem
+    job: TextJob
+    execute: bool = True
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """What reading and running gave. `verdict` is None where execution was not asked for."""
+
+    id: str
+    terms: TextTerms
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True)
+class SandboxInfo:
+    """What one sandbox says of itself."""
+
+    pid: int
+    node_id: str
+    tier: str
+    children: tuple[int, ...]
+
+
+class SandboxActor:
+    """One judge and one scorer. An actor that cannot get a sound judge ends, and Ray starts another."""
+
+    def __init__(self, config: SandboxConfig) -> None:
+        watchdog.arm()
+        self._config = config
+        self._judge = self._new_judge()
+        self._scorer = Scorer()
+        self._busy = False
+        self._moved = time.monotonic()
+        self._served = 0
+
+    @ray.method(concurrency_group="control")
+    def ready(self) -> SandboxInfo:
+        """What this sandbox is; returns once it serves."""
+        node_id = ray.get_runtime_context().get_node_id()
+        return SandboxInfo(os.getpid(), node_id, self._judge.tier, tuple(self._judge.pids()))
+
+    @ray.method(concurrency_group="control")
+    def stalled_seconds(self) -> float:
+        """How long the present program has been worked on; 0 while idle."""
+        return time.monotonic() - self._moved if self._busy else 0.0
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
+        """One result a request, in order; never raises for what an answer says or does."""
+        self._busy, self._moved = True, time.monotonic()
+        try:
+            return [self._score(request) for request in requests]
+        finally:
+            self._busy = False
+
+    def _score(self, request: ScoreRequest) -> ScoreResult:
+        terms = self._scorer.score([request.job])[0]
+        verdict = self._verdict(request.problem, terms.answer) if request.execute else None
+        self._moved = time.monotonic()
+        self._served += 1
+        return ScoreResult(request.id, terms, verdict)
+
+    def _verdict(self, problem: Problem, answer: Answer) -> Verdict:
+        if not answer.code:
+            return no_code(problem, self._judge.tier)
+        if problem.limits is None:
+            problem = replace(problem, limits=Limits(self._config.cpu_seconds, self._config.memory_mb))
+        verdict = self._judge.judge(problem, answer.code)
+        if not self._judge.sound:
+            log.error("the judge misjudges its canaries; replaced")
+            self._judge.close()
+            self._judge = self._new_judge()
+        return verdict
+
+    def _new_judge(self) -> Judge:
+        try:
+            return Judge(JudgeConfig(python=self._config.python or "", floor=self._config.floor))
+        except StartFailed as failure:
+            log.critical("sandbox actor ends: %s", failure)
+            os._exit(70)
+
+
+def no_code(problem: Problem, tier: str) -> Verdict:
+    """The verdict on an answer in which no code was found: every test counts, none was run."""
+    tests = tuple(
+        TestResult(index, index < problem.n_public, TestStatus.NOT_RUN) for index in range(len(problem.tests))
+    )
+    return Verdict(Status.ERROR, tests, tier=tier, feedback="no code", feedback_all="no code")
+
+
+class SandboxClient:
+    """Scores through the sandboxes it was given. Holds handles and settings alone, so it can be sent anywhere."""
+
+    def __init__(self, actors: Mapping[str, Any], config: SandboxConfig) -> None:
+        self._actors = dict(actors)
+        self._config = config
+
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
+        """One result a request, as they finish; `requests` is read no faster than sandboxes work.
+
+        A verdict INFRA says that several actors failed at it: never a reward. Raises ValueError for an id given twice,
+        NoMembers when no sandbox comes back in time.
+        """
+        known: dict[str, ScoreRequest] = {}
+
+        def items() -> Iterator[tuple[str, ScoreRequest]]:
+            for request in requests:
+                known[request.id] = request
+                yield request.id, request
+
+        pool: RayPool[ScoreRequest, ScoreResult] = RayPool(self._actors, self._service())
+        for request_id, result in pool.map(items()):
+            request = known.pop(request_id)
+            yield _given_up(request, result) if isinstance(result, Dropped) else result
+
+    def _service(self) -> Service[ScoreRequest, ScoreResult]:
+        config = self._config
+        return Service(
+            call=lambda actor, items: actor.score.remote(items),
+            # Progress is by program, so the silence allowed does not grow with the batch.
+            seconds=lambda n: config.deadline_seconds,
+            ready_seconds=READY_SECONDS,
+            batch_size=config.batch_size,
+            accept=lambda result: result.verdict is None or result.verdict.status is not Status.INFRA,
+        )
+
+
+class SandboxGroup:
+    """The sandbox actors of a run, one a core of the cluster unless the recipe says otherwise."""
+
+    def __init__(self, config: SandboxConfig) -> None:
+        self.config = config
+        self._name = uuid.uuid4().hex[:6]
+        self._lock = threading.Lock()
+        self._actors: dict[str, Any] = {}
+        self.grow(config.actors or max(1, int(ray.cluster_resources().get("sandbox", 1))))
+
+    def grow(self, count: int) -> None:
+        """Brings the number of actors up to `count`, at most `max_actors`; a cluster adds nodes for them."""
+        with self._lock:
+            for index in range(len(self._actors), min(count, self.config.max_actors or count)):
+                name = f"sandbox-{self._name}-{index}"
+                self._actors[name] = (
+                    ray.remote(SandboxActor)
+                    .options(
+                        name=name,
+                        num_cpus=0,
+                        resources={"sandbox": 1},
+                        max_restarts=-1,
+                        max_task_retries=0,
+                        concurrency_groups={"control": 2},
+                    )
+                    .remote(self.config)
+                )
+
+    @property
+    def actors(self) -> dict[str, Any]:
+        """The actors' handles by name."""
+        return dict(self._actors)
+
+    def client(self) -> SandboxClient:
+        """A client of all sandboxes there are now."""
+        return SandboxClient(self._actors, self.config)
+
+    def shutdown(self) -> None:
+        """Ends every sandbox; their children end with them."""
+        for actor in self._actors.values():
+            ray.kill(actor)
+
+
+def _given_up(request: ScoreRequest, dropped: Dropped) -> ScoreResult:
+    """The result of a request that ended three calls: an infrastructure fault, whatever the answer was."""
+    reason = f"given up: {'; '.join(dropped.strikes)}"
+    terms = TextTerms(request.id, Answer(), unscored=(reason,))
+    return ScoreResult(request.id, terms, Verdict(Status.INFRA, feedback=reason, feedback_all=reason))

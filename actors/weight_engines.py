@@ -1,0 +1,241 @@
+"""The receiving side of a weight update, inside each vLLM worker: CPU transfer engines and what an update needs.
+
+Named by `worker_extension_cls`, so that importing it in a worker registers `shm` and `gloo` with vLLM's factory.
+Every path into the model goes through vLLM's layerwise reload, and afterwards re-packs a tied `lm_head`: on CPU its
+prepacked copy is not rebuilt by a reload, and logits would silently come from the old head. The sending side is
+actors/weights.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm.config import set_current_vllm_config
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from actors.weights import broadcast, checksum, chunks, gloo_group, gloo_store
+
+
+@dataclass
+class ShmInit(WeightTransferInitInfo):
+    """Nothing to agree on beforehand."""
+
+
+@dataclass
+class ShmUpdate(WeightTransferUpdateInfo):
+    """A directory with model.safetensors on this node."""
+
+    path: str
+
+
+@dataclass
+class GlooInit(WeightTransferInitInfo):
+    """Where the group of this update meets, and which rank this engine's first worker takes."""
+
+    address: str
+    port: int
+    rank_offset: int
+    world_size: int
+    timeout_seconds: float
+
+
+@dataclass
+class GlooUpdate(WeightTransferUpdateInfo):
+    """What is about to be broadcast, in order."""
+
+    names: list[str]
+    dtypes: list[str]
+    shapes: list[list[int]]
+
+
+class _LayerwiseEngine(WeightTransferEngine[Any, Any]):
+    def start_weight_update(self) -> None:
+        initialize_layerwise_reload(self.model)
+
+    def finish_weight_update(self) -> None:
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def init_transfer_engine(self, init_info: Any) -> None:
+        pass
+
+    def shutdown(self) -> None:
+        pass
+
+
+class ShmEngine(_LayerwiseEngine):
+    """Loads from a file in shared memory."""
+
+    init_info_cls = ShmInit
+    update_info_cls = ShmUpdate
+
+    def receive_weights(self, update_info: ShmUpdate) -> None:
+        self.model.load_weights(_tensors(update_info.path))
+
+
+class GlooEngine(_LayerwiseEngine):
+    """Receives broadcasts over a private gloo group."""
+
+    init_info_cls = GlooInit
+    update_info_cls = GlooUpdate
+    group: Any = None
+
+    def init_transfer_engine(self, init_info: GlooInit) -> None:
+        parallel = self.parallel_config
+        rank = init_info.rank_offset + parallel.data_parallel_index * parallel.world_size + parallel.rank
+        i = init_info
+        store = gloo_store(i.address, i.port, i.world_size, is_master=False, timeout_seconds=i.timeout_seconds)
+        self.group = gloo_group(store, rank, i.world_size, _own_address(i.address), i.timeout_seconds)
+
+    def receive_weights(self, update_info: GlooUpdate) -> None:
+        meta = [
+            (name, getattr(torch, dtype), tuple(shape))
+            for name, dtype, shape in zip(update_info.names, update_info.dtypes, update_info.shapes, strict=True)
+        ]
+        for items in chunks(meta):
+            buffer = torch.empty(sum(size for *_, size in items), dtype=torch.uint8)
+            broadcast(self.group, buffer)
+            pairs, offset = [], 0
+            for name, dtype, shape, size in items:
+                pairs.append((name, buffer[offset : offset + size].view(dtype).view(shape)))
+                offset += size
+            self.model.load_weights(pairs)
+
+    def shutdown(self) -> None:
+        self.group = None
+
+
+for _name, _engine in (("shm", ShmEngine), ("gloo", GlooEngine)):
+    if _name not in WeightTransferEngineFactory._registry:  # a second import under another name is no error
+        WeightTransferEngineFactory.register_engine(_name, _engine)
+
+
+class WorkerExtension:
+    """Methods that each vLLM worker gains; called by name through `collective_rpc`."""
+
+    model_runner: Any
+    vllm_config: Any
+    _received: dict[str, int]
+    _load_weights: Any
+    _prompt_temperature: float = 1.0
+    _scores_at_temperature: bool = False
+
+    def begin_checksums(self) -> None:
+        """From here every tensor that any transfer engine hands to the model is summed."""
+        model = self.model_runner.get_model()
+        self._received = {}
+        self._load_weights = model.load_weights
+
+        def summed(weights: Iterable[tuple[str, torch.Tensor]]) -> Any:
+            return self._load_weights(self._sum(weights))
+
+        model.load_weights = summed
+
+    def end_checksums(self) -> dict[str, int]:
+        """The sums since `begin_checksums`, by tensor."""
+        del self.model_runner.get_model().load_weights  # the instance attribute that hid the method
+        return self._received
+
+    def _sum(self, weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in weights:
+            self._received[name] = checksum(tensor)
+            yield name, tensor
+
+    def load_directory(self, path: str) -> None:
+        """Replaces the weights by those of a directory; where it holds checksums they must agree."""
+        recorded = Path(path) / "checksums.json"
+        model = self.model_runner.get_model()
+        with set_current_vllm_config(self.vllm_config):
+            self._received = {}
+            pairs = _tensors(path)
+            initialize_layerwise_reload(model)
+            model.load_weights(self._sum(pairs) if recorded.exists() else pairs)
+            finalize_layerwise_reload(model, self.vllm_config.model_config)
+        self.model_runner.reset_lora_state()
+        self.repack_tied_heads()
+        if recorded.exists() and json.loads(recorded.read_text(encoding="utf-8")) != self._received:
+            raise RuntimeError(f"{path}: weights differ from their checksums")
+
+    def repack_tied_heads(self) -> int:
+        """How many prepacked heads on CPU were packed anew from the weight they share."""
+        heads = [
+            m
+            for m in self.model_runner.get_model().modules()
+            if isinstance(m, ParallelLMHead) and m.weight.device.type == "cpu"
+        ]
+        for head in heads:
+            head.quant_method.process_weights_after_loading(head)
+        return len(heads)
+
+    def install_prompt_temperature(self) -> None:
+        """Makes prompt log-probabilities follow `set_prompt_temperature`; vLLM gives them at temperature 1 alone."""
+        if self._scores_at_temperature:
+            return
+        runner = self.model_runner
+        if hasattr(runner, "_get_prompt_logprobs_dict"):
+            owner, name = runner, "_get_prompt_logprobs_dict"
+        else:
+            owner, name = runner.prompt_logprobs_worker, "compute_prompt_logprobs"
+        original = getattr(owner, name)
+
+        def at_temperature(*args: Any, **kwargs: Any) -> Any:
+            with self._scaled_logits():
+                return original(*args, **kwargs)
+
+        setattr(owner, name, at_temperature)
+        self._scores_at_temperature = True
+
+    def set_prompt_temperature(self, temperature: float) -> None:
+        """From now prompts are scored at `temperature`; sampling is not touched."""
+        self._prompt_temperature = temperature
+
+    @contextmanager
+    def _scaled_logits(self) -> Iterator[None]:
+        if self._prompt_temperature == 1.0:
+            yield
+            return
+        model = self.model_runner.get_model()
+        compute = model.compute_logits
+
+        def scaled(hidden_states: torch.Tensor) -> torch.Tensor:
+            return compute(hidden_states).float() / self._prompt_temperature
+
+        model.compute_logits = scaled
+        try:
+            yield
+        finally:
+            del model.compute_logits
+
+
+def _tensors(path: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor) of every safetensors file in a directory, mapped, not read."""
+    from safetensors import safe_open
+
+    files = sorted(Path(path).glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{path}: no *.safetensors")
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  not a mapping
+                yield name, tensors.get_tensor(name)
+
+
+def _own_address(peer: str) -> str:
+    """This machine's address on the network that leads to `peer`."""
+    import socket
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((peer, 9))
+        return str(probe.getsockname()[0])
