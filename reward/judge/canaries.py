@@ -34,6 +34,39 @@ def add(a, b):
     return Equal(7)
 """
 
+_ESCAPE = """
+import os, _socket
+def escape(witness, files):
+    reached = []
+    def attempt(name, action):
+        try:
+            action()
+        except (OSError, PermissionError):
+            return
+        reached.append(name)
+    if files:
+        attempt("read", lambda: open(witness).close())
+        attempt("write", lambda: open(os.path.join(os.path.dirname(witness), "escaped"), "x").close())
+        attempt("list", lambda: os.listdir(os.path.dirname(witness)))
+    attempt("socket", lambda: _socket.socket(2, 1))
+    attempt("signal", lambda: os.kill(os.getppid(), 0))
+    attempt("fork", lambda: os.fork() or os._exit(0))
+    return reached
+"""
+
+
+def escape_canary(witness: str, *, files: bool) -> Canary:
+    """A program that tries what the isolation forbids; with `files`, also to read and to write outside."""
+    problem = Problem(
+        id="canary/escape",
+        text="",
+        tests=(CallTest(f"({witness!r}, {files})", "[]"),),
+        entry_point="escape",
+        limits=Limits(cpu_seconds=5.0, memory_mb=512),
+    )
+    return Canary("escaping", _ESCAPE, Status.PASSED, problem)
+
+
 CANARIES = (
     Canary("right", "def add(a, b):\n    return a + b\n", Status.PASSED, _ADD),
     Canary("wrong", "def add(a, b):\n    return a if a == [1] else a - b\n", Status.FAILED, _ADD),

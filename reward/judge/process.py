@@ -142,12 +142,20 @@ def _last_words(process: subprocess.Popen[bytes]) -> str:
     return process.stderr.read(4000).decode("utf-8", "replace").strip().rsplit("\n", 1)[-1]
 
 
+def find_bubblewrap() -> str:
+    """Where bubblewrap is; empty where it is not. LEDEX_BWRAP names one that is not on the path."""
+    return shutil.which(os.environ.get("LEDEX_BWRAP") or "bwrap") or ""
+
+
 def bubblewrap_command(python: Interpreter, config: JudgeConfig, scratch: Path | None, as_root: bool) -> list[str]:
     """The command that puts what follows it into namespaces of its own (tier A); empty file system but for a few."""
-    found = shutil.which("bwrap", path="/usr/bin:/usr/local/bin:/bin")
-    if found is None:
+    found = find_bubblewrap()
+    if not found:
         raise StartFailed("bubblewrap (bwrap) is not installed")
-    command = [found, "--unshare-all", "--new-session", "--die-with-parent", "--dev", "/dev"]
+    # Root makes no user namespace: the process takes an id of its own inside, which that would not let it.
+    spaces = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    command = [found, *(spaces if as_root else ["--unshare-all"]), "--new-session", "--die-with-parent"]
+    command += ["--dev", "/dev"]
     paths = [*python.readable, python.executable, *config.packages, str(_HERE)]
     for path in dict.fromkeys(paths):
         if os.path.islink(path):
@@ -155,6 +163,8 @@ def bubblewrap_command(python: Interpreter, config: JudgeConfig, scratch: Path |
         else:
             command += ["--ro-bind", path, path]
     if scratch is not None:
+        for parent in reversed(scratch.parents[:-1]):  # made by hand, else they are closed to other users
+            command += ["--perms", "0755", "--dir", str(parent)]
         command += ["--bind", str(scratch), str(scratch)]
     if as_root:  # the process takes its own user id inside
         command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]

@@ -7,11 +7,14 @@ chroot, a user id of its own and seccomp, as root. none: seccomp and limits alon
 from __future__ import annotations
 
 import os
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import policy
+from .chroot import build_root
 from .config import TIERS, Interpreter, JudgeConfig, Tier
+from .process import find_bubblewrap
 
 
 class TooWeak(Exception):
@@ -40,7 +43,8 @@ def choose_tier(config: JudgeConfig, python: Interpreter) -> Isolation:
         why = "; ".join(f"{name}: {available[name]}" for name in TIERS if available[name])
         raise TooWeak(f"this machine reaches isolation tier {tier}, the floor is {config.floor} ({why})")
     if tier == "C":
-        raise TooWeak("tier C is not built yet")
+        root = build_root(python, config.packages)
+        return Isolation(tier, str(root), root)
     return Isolation(tier)
 
 
@@ -56,4 +60,12 @@ def available_tiers() -> dict[Tier, str]:
 
 
 def _bubblewrap_problem() -> str:
-    return "bubblewrap is not installed"
+    found = find_bubblewrap()
+    if not found:
+        return "bubblewrap (bwrap) is not installed"
+    tried = subprocess.run(
+        [found, "--unshare-all", "--ro-bind", "/", "/", "/bin/true"], capture_output=True, timeout=30
+    )
+    if tried.returncode:
+        return f"bubblewrap cannot make namespaces here: {tried.stderr.decode(errors='replace').strip()[:200]}"
+    return ""

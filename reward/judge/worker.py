@@ -21,13 +21,13 @@ from ledex_ray.problems import Limits, Problem, StdioTest, Test
 from ledex_ray.records import Verdict
 
 from . import stdio, verdicts
-from .canaries import CANARIES
+from .canaries import CANARIES, escape_canary
 from .config import MAX_PROGRAM_BYTES, JudgeConfig, Tier, find_python
 from .inside import wire
 from .inside.zygote import JOB, REPORT
 from .preludes import PRELUDES
 from .process import Child, StartFailed, start_referee, start_zygote
-from .slots import over_quota, take_slot, wipe
+from .slots import base_directory, over_quota, take_slot, wipe
 from .suites import outputs_suite, suite_of
 from .tiers import Isolation, choose_tier
 from .verdicts import Ending
@@ -147,7 +147,9 @@ class Judge:
         """Names of the canaries that were misjudged: empty for a sound worker. An unsound one judges no more."""
         self._since_canaries = 0
         bad = []
-        for canary in CANARIES:
+        witness = base_directory() / "witness"  # readable for all, so that only the isolation stands before it
+        witness.touch(mode=0o644)
+        for canary in (*CANARIES, escape_canary(str(witness), files=self.tier != "none")):
             verdict = self._judge(canary.problem, canary.program)
             if verdict.status is not canary.status:
                 log.error("canary %s: %s instead of %s", canary.name, verdict.status, canary.status)
