@@ -172,16 +172,14 @@ class SeededDifference:
 def seeded_difference(
     a: Sequence[Tally], b: Sequence[Tally], k: int, *, seed: int, resamples: int = RESAMPLES
 ) -> SeededDifference:
-    """b - a in pass@k with one tally a seed on each side: problems are resampled, and in each the seeds."""
+    """b - a in pass@k, one tally a seed on each side, seeds paired: problems are resampled, and in each the seeds."""
+
     def metric(counts: Any) -> Floats:
         return pass_at_k_of_counts(counts, k)
 
     order = list(a[0])
     values_a, values_b = (seed_values([{p: t[p] for p in order} for t in side], metric) for side in (a, b))
-    rng = np.random.default_rng(seed)
-    draws = (rng.integers(v.shape[1], size=(len(order), 512)) for v in (values_a, values_b))
-    change_a, change_b = (np.take_along_axis(v, d, axis=1) for v, d in zip((values_a, values_b), draws, strict=True))
-    low, high = hierarchical_interval(change_b - change_a, seed=seed, resamples=resamples)
+    low, high = hierarchical_interval(values_b - values_a, seed=seed, resamples=resamples)
     value = mean_pass_at_k(pooled(b), k) - mean_pass_at_k(pooled(a), k)
     by_seed = tuple(mean_pass_at_k(y, k) - mean_pass_at_k(x, k) for x, y in zip(a, b, strict=True))
     return SeededDifference(Estimate(value, min(low, value), max(high, value), len(order)), by_seed)

@@ -87,12 +87,26 @@ def _case(header: str) -> str:
     return header.removeprefix("el").removeprefix("if").strip()
 
 
+ERROR = r"\w*(?:Error|Exception|Iteration|Interrupt)\w*"
+WRITTEN = (  # as `reward.judge.feedback` writes them
+    re.compile(r"The (?:call|expression) (?P<call>.+) returned (?P<got>.+), but (?P<expected>.+) was expected\.", re.S),
+    re.compile(r"The test `(?P<test>.+)` failed: the call (?P<call>.+) returned (?P<got>.+)\.", re.S),
+    re.compile(r"(?P<error>\w+(?:: .+?)?) \(line \d+(?:: .*?)?\)(?: for the call (?P<call>.+))?\.", re.S),
+    re.compile(rf"(?P<error>{ERROR}(?:: .+?)?)(?: for the call (?P<call>.+))?\.", re.S),
+    re.compile(r"(?P<limit>.*(?:time|CPU|memory).*?)(?: for the call (?P<call>.+))?\.", re.S | re.I),
+)
 VALUE = r"(?:\s+(?:value|output|result))?\s*:?\s+`?([^\n`]+?)`?"
-PATTERNS = (
-    ("call", r"(?:call|test|input)\s*:\s*`?(?:assert\s+)?([^\n`]+?\))`?(?:\s*==|\s*$)"),
-    ("call", r"`?([A-Za-z_]\w*\([^\n]*?\))`?\s+(?:returned|returns|gave|gives|should|raised|raises)"),
-    ("expected", rf"(?:expected|should (?:be|return|give)){VALUE}(?=,? (?:but|got|and)\b|;|\.?$)"),
-    ("got", rf"(?:got|returned|returns|gave|actual){VALUE}(?=,? (?:but|expected|instead|and|where)\b|;|\.?$)"),
+CALL = r"(?:call|test|input)\s*:\s*`?(?:assert\s+)?([^\n`]+?\))`?(?:\s*==|\s*$)"
+EXPECTED = rf"(?:expected|should (?:be|return|give)){VALUE}(?=,? (?:but|got|and)\b|;|\.?$)"
+GOT = rf"(?:got|returned|returns|gave|actual){VALUE}(?=,? (?:but|expected|instead|and)\b|;|\.?$)"
+LOOSE = (  # feedback from elsewhere
+    ("call", re.compile(r"assert\s+(.+?\))\s*==")),
+    ("expected", re.compile(r"assert\s+.+?\)\s*==\s*([^\n]+)")),
+    ("call", re.compile(CALL, re.I | re.M)),
+    ("call", re.compile(r"`?([A-Za-z_]\w*\([^\n]*?\))`?\s+(?:returned|returns|gave|gives|should)")),
+    ("expected", re.compile(EXPECTED, re.I | re.M)),
+    ("got", re.compile(GOT, re.I | re.M)),
+    ("error", re.compile(r"^\s*(\w*(?:Error|Exception)\b(?::\s*[^\n`]+)?)", re.M)),
 )
 
 
@@ -104,22 +118,20 @@ class Failure:
     expected: str = ""
     got: str = ""
     error: str = ""
+    limit: str = ""  # it ran out of time or memory
 
 
 def read_failure(feedback: str) -> Failure:
-    """The first failing call with its expected and actual value, or its error, read from a feedback text."""
-    call = expected = got = ""
-    if found := re.search(r"assert\s+(.+?\))\s*==\s*(.+)", feedback):
-        call, expected = found[1], found[2]
-    values = {"call": call, "expected": expected, "got": got}
-    for name, pattern in PATTERNS:
-        if not values[name] and (found := re.search(pattern, feedback, re.IGNORECASE | re.MULTILINE)):
-            values[name] = found[1].strip().rstrip(",")
-    error = re.search(r"\b([A-Z]\w*(?:Error|Exception|StopIteration|Interrupt))\b(?::\s*([^\n`]+))?", feedback)
-    text = "" if error is None else error[1] + (f": {error[2].strip()}" if error[2] else "")
-    if not text and re.search(r"time limit|timed out|timeout|too long", feedback, re.IGNORECASE):
-        text = "timeout"
-    return Failure(**values, error=text)
+    """The first failing call with its expected and actual value, its error or limit, read from a feedback text."""
+    for pattern in WRITTEN:
+        if match := pattern.fullmatch(feedback.strip()):
+            found = {name: text or "" for name, text in match.groupdict().items() if name != "test"}
+            return Failure(**found)
+    loose: dict[str, str] = {}
+    for name, pattern in LOOSE:
+        if name not in loose and (match := pattern.search(feedback)):
+            loose[name] = match[1].strip().rstrip(",")
+    return Failure(**loose)
 
 
 def explain_edit(line: int, clause: str, feedback: str, *, key: str) -> str:
@@ -138,12 +150,12 @@ def explain_edit(line: int, clause: str, feedback: str, *, key: str) -> str:
 
 
 def _endings(failure: Failure) -> tuple[str, ...]:
-    call, expected, got = (_short(t) for t in (failure.call, failure.expected, failure.got))
+    call, expected, got, error = (_short(t) for t in (failure.call, failure.expected, failure.got, failure.error))
     subject = f"`{call}`" if call else "the failing test"
-    if failure.error == "timeout":
-        return (f"Because of this {subject} does not finish in time.", f"That is why {subject} runs until the limit.")
-    if failure.error and failure.error != "AssertionError":
-        error = _short(failure.error, 100)
+    if failure.limit:
+        return (f"Because of this {subject} does not finish within its limits.",
+                f"That is why {subject} runs until the limit.")
+    if error and not error.startswith("AssertionError"):
         return (f"That is why {subject} raises {error}.", f"Because of this, {subject} ends with {error}.")
     if call and expected and got:
         return (
@@ -153,9 +165,11 @@ def _endings(failure: Failure) -> tuple[str, ...]:
         )
     if call and expected:
         return (f"That is why `{call}` is not `{expected}`.", f"With the fix `{call}` gives `{expected}`.")
+    if call and got:
+        return (f"That is why `{call}` returns `{got}`.", f"So `{call}` gives `{got}`, which is wrong.")
     return ()
 
 
 def _short(text: str, limit: int = 80) -> str:
     text = _one_line(text)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return (text if len(text) <= limit else text[: limit - 3] + "...").replace("`", "'")

@@ -6,9 +6,15 @@ import ast
 
 
 def kind(name: str, scope: ast.AST) -> str:
-    """What a variable seems to hold by how the scope uses it: "number", "collection" or "" where unclear."""
+    """What a variable seems to hold by how the scope uses it: "number", "text", "collection" or "" where unclear."""
     for node in ast.walk(scope):
         match node:
+            case ast.Assign(targets=[ast.Name(id=n)], value=ast.Constant(value=str()) | ast.JoinedStr()) if n == name:
+                return "text"
+            case ast.Assign(targets=[ast.Name(id=n)], value=ast.List() | ast.Dict() | ast.Set() | ast.ListComp()) if (
+                n == name
+            ):
+                return "collection"
             case ast.Subscript(value=ast.Name(id=n)) | ast.For(iter=ast.Name(id=n)) | ast.comprehension(
                 iter=ast.Name(id=n)
             ) | ast.Call(func=ast.Attribute(value=ast.Name(id=n))) | ast.Call(
@@ -24,12 +30,16 @@ def kind(name: str, scope: ast.AST) -> str:
     return ""
 
 
-def bound_before(scope: ast.AST, line: int) -> list[str]:
-    """Names that `scope` binds above `line` (parameters first), in order of appearance."""
+def stored(scope: ast.AST) -> list[ast.Name]:
+    """Every place where the scope binds a name, in the order of the text."""
+    found = [n for n in ast.walk(scope) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    return sorted(found, key=lambda n: (n.lineno, n.col_offset))
+
+
+def bound_before(scope: ast.AST, stores: list[ast.Name], line: int) -> list[str]:
+    """Names that `scope` binds above `line` (parameters first), in order of appearance; `stores` is from `stored`."""
     names: dict[str, None] = {}
     if isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
         names.update(dict.fromkeys(a.arg for a in [*scope.args.posonlyargs, *scope.args.args, *scope.args.kwonlyargs]))
-    stores = [n for n in ast.walk(scope) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-    for name in sorted((n for n in stores if n.lineno < line), key=lambda n: (n.lineno, n.col_offset)):
-        names.setdefault(name.id)
+    names.update(dict.fromkeys(n.id for n in stores if n.lineno < line))
     return [n for n in names if n not in ("self", "_")]

@@ -7,10 +7,10 @@ for a reader is in `ledex_ray.mutants`. Not covered: class hierarchies, comprehe
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ledex_ray.mutation_names import bound_before, kind
+from ledex_ray.mutation_names import bound_before, kind, stored
 
 COMPARISONS: dict[type[ast.cmpop], tuple[str, tuple[str, ...]]] = {
     ast.Lt: ("<", ("<=", ">")), ast.LtE: ("<=", ("<", ">=")), ast.Gt: (">", (">=", "<")), ast.GtE: (">=", (">", "<=")),
@@ -52,6 +52,8 @@ class Context:
     tree: ast.Module
     starts: list[int] = field(init=False)
     parents: dict[ast.AST, ast.AST] = field(init=False)
+    kinds: dict[tuple[str, ast.AST], str] = field(default_factory=dict, init=False)
+    stores: dict[ast.AST, list[ast.Name]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.starts = [0]
@@ -96,6 +98,18 @@ class Context:
         while not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.Module):
             node = self.parents[node]
         return node
+
+    def kind(self, name: str, scope: ast.AST) -> str:
+        """What a variable of the scope seems to hold (`mutation_names.kind`), worked out once."""
+        if (name, scope) not in self.kinds:
+            self.kinds[name, scope] = kind(name, scope)
+        return self.kinds[name, scope]
+
+    def known(self, scope: ast.AST, line: int) -> list[str]:
+        """Names that the scope binds above a line."""
+        if scope not in self.stores:
+            self.stores[scope] = stored(scope)
+        return bound_before(scope, self.stores[scope], line)
 
     def inside(self, node: ast.AST, kinds: type | tuple[type, ...]) -> ast.AST | None:
         """The nearest ancestor of one of `kinds` within the same function."""
@@ -152,8 +166,19 @@ def _textual(node: ast.expr) -> bool:
         isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
+def _alike(a: str, b: str) -> bool:
+    """Whether one variable could pass for the other: a number never stands where a collection or a text does."""
+    return a == b or "number" not in (a, b) or not (a and b)
+
+
+def adds_text(values: Iterable[ast.expr], node: ast.AST, c: Context) -> bool:
+    """Whether an addition joins texts or collections, where no other operator would even run."""
+    return any(_textual(v) or (isinstance(v, ast.Name) and c.kind(v.id, c.scope(node)) in ("text", "collection"))
+               for v in values)
+
+
 def _arithmetic(node: ast.BinOp, c: Context) -> Iterator[Edit]:
-    if _textual(node.left) or _textual(node.right) or type(node.op) not in ARITHMETIC:
+    if adds_text((node.left, node.right), node, c) or type(node.op) not in ARITHMETIC:
         return
     now, others = ARITHMETIC[type(node.op)]
     at = c.source.find(now.encode(), c.span(node.left)[1], c.span(node.right)[0])
@@ -296,11 +321,11 @@ def _variable(node: ast.Name, c: Context) -> Iterator[Edit]:
     if (isinstance(parent, ast.Call) and parent.func is node) or isinstance(parent, ast.Attribute):
         return
     scope = c.scope(node)
-    known = bound_before(scope, node.lineno)
+    known = c.known(scope, node.lineno)
     if node.id not in known:
         return
-    uses = {name: kind(name, scope) for name in known}
-    others = [name for name in known if name != node.id and {uses[name], uses[node.id]} != {"number", "collection"}]
+    uses = {name: c.kind(name, scope) for name in known}
+    others = [name for name in known if name != node.id and _alike(uses[name], uses[node.id])]
     nearest = sorted(others, key=lambda name: abs(known.index(name) - known.index(node.id)))
     operator = "wrong return" if isinstance(parent, ast.Return) else "wrong variable"
     for other in nearest[:2]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from ledex_ray.mutation_operators import Context, Edit
+from ledex_ray.mutation_operators import Context, Edit, adds_text
 
 UPDATES: dict[type[ast.operator], tuple[str, str]] = {
     ast.Add: ("+=", "-="), ast.Sub: ("-=", "+="), ast.Mult: ("*=", "+="), ast.FloorDiv: ("//=", "-="),
@@ -96,9 +96,7 @@ def _update(node: ast.AugAssign, c: Context) -> Iterator[Edit]:
         return
     now, other = UPDATES[type(node.op)]
     at = c.source.find(now.encode(), c.span(node.target)[1], c.span(node.value)[0])
-    text = isinstance(node.value, ast.Constant | ast.JoinedStr | ast.List) and not isinstance(
-        getattr(node.value, "value", None), int | float)
-    if not text:
+    if not adds_text((node.target, node.value), node, c):
         yield c.edit(node, other, "wrong update", span=(at, at + len(now)))
     yield c.edit(node, "=", "overwritten value", span=(at, at + len(now)))
     yield from _dropped(node, c)
