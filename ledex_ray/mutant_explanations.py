@@ -10,7 +10,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from ledex_ray.mutation_operators import Edit
+from ledex_ray.mutation_source import Edit
 
 INVERTED = {("==", "!="), ("!=", "=="), ("in", "not in"), ("not in", "in"), ("is", "is not"), ("is not", "is")}
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ledex_ray.mutant_explanations import explain_edit, hint
-from ledex_ray.mutation_operators import Context, expression_edits
+from ledex_ray.mutation_operators import expression_edits
+from ledex_ray.mutation_source import Context
 from ledex_ray.mutation_statements import statement_edits
 
 

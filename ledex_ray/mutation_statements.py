@@ -8,7 +8,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from ledex_ray.mutation_operators import Context, Edit, adds_text
+from ledex_ray.mutation_operators import adds_text
+from ledex_ray.mutation_source import Context, Edit
 
 UPDATES: dict[type[ast.operator], tuple[str, str]] = {
     ast.Add: ("+=", "-="), ast.Sub: ("-=", "+="), ast.Mult: ("*=", "+="), ast.FloorDiv: ("//=", "-="),
