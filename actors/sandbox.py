@@ -182,14 +182,13 @@ class SandboxGroup:
             for index in range(len(self._actors), min(count, self.config.max_actors or count)):
                 name = f"sandbox-{self._name}-{index}"
                 self._actors[name] = (
-                    ray.remote(SandboxActor)
+                    ray.remote(concurrency_groups={"control": 2})(SandboxActor)
                     .options(
                         name=name,
                         num_cpus=0,
                         resources={"sandbox": 1},
                         max_restarts=-1,
                         max_task_retries=0,
-                        concurrency_groups={"control": 2},
                     )
                     .remote(self.config)
                 )
