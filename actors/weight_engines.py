@@ -1,6 +1,6 @@
 """The receiving side of a weight update, inside each vLLM worker: CPU transfer engines and what an update needs.
 
-Named by `worker_extension_cls`, so that importing it in a worker registers `shm` and `gloo` with vLLM's factory.
+Named by `worker_extension_cls`, so that importing it in a worker registers the CPU engine with vLLM's factory.
 Every path into the model goes through vLLM's layerwise reload, and afterwards re-packs a tied `lm_head`: on CPU its
 prepacked copy is not rebuilt by a reload, and logits would silently come from the old head. The sending side is
 actors/weights.py.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +30,8 @@ from actors.weights import broadcast, checksum, chunks, gloo_group, gloo_store
 
 
 @dataclass
-class ShmInit(WeightTransferInitInfo):
-    """Nothing to agree on beforehand."""
-
-
-@dataclass
-class ShmUpdate(WeightTransferUpdateInfo):
-    """A directory with model.safetensors on this node."""
-
-    path: str
-
-
-@dataclass
-class GlooInit(WeightTransferInitInfo):
-    """Where the group of this update meets, and which rank this engine's first worker takes."""
+class CpuInit(WeightTransferInitInfo):
+    """Where the group of one gloo update meets, and which rank this engine's first worker takes."""
 
     address: str
     port: int
@@ -53,53 +41,39 @@ class GlooInit(WeightTransferInitInfo):
 
 
 @dataclass
-class GlooUpdate(WeightTransferUpdateInfo):
-    """What is about to be broadcast, in order."""
+class CpuUpdate(WeightTransferUpdateInfo):
+    """A directory with safetensors on this node, or what is about to be broadcast, in order."""
 
-    names: list[str]
-    dtypes: list[str]
-    shapes: list[list[int]]
+    path: str = ""
+    names: list[str] = field(default_factory=list)
+    dtypes: list[str] = field(default_factory=list)
+    shapes: list[list[int]] = field(default_factory=list)
 
 
-class _LayerwiseEngine(WeightTransferEngine[Any, Any]):
+class CpuEngine(WeightTransferEngine[CpuInit, CpuUpdate]):
+    """Takes each update the way its sender chose: from a file in shared memory, or by broadcast over a gloo group."""
+
+    init_info_cls = CpuInit
+    update_info_cls = CpuUpdate
+    group: Any = None
+
     def start_weight_update(self) -> None:
         initialize_layerwise_reload(self.model)
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
 
-    def init_transfer_engine(self, init_info: Any) -> None:
-        pass
-
-    def shutdown(self) -> None:
-        pass
-
-
-class ShmEngine(_LayerwiseEngine):
-    """Loads from a file in shared memory."""
-
-    init_info_cls = ShmInit
-    update_info_cls = ShmUpdate
-
-    def receive_weights(self, update_info: ShmUpdate) -> None:
-        self.model.load_weights(_tensors(update_info.path))
-
-
-class GlooEngine(_LayerwiseEngine):
-    """Receives broadcasts over a private gloo group."""
-
-    init_info_cls = GlooInit
-    update_info_cls = GlooUpdate
-    group: Any = None
-
-    def init_transfer_engine(self, init_info: GlooInit) -> None:
+    def init_transfer_engine(self, init_info: CpuInit) -> None:
         parallel = self.parallel_config
         rank = init_info.rank_offset + parallel.data_parallel_index * parallel.world_size + parallel.rank
         i = init_info
         store = gloo_store(i.address, i.port, i.world_size, is_master=False, timeout_seconds=i.timeout_seconds)
         self.group = gloo_group(store, rank, i.world_size, _own_address(i.address), i.timeout_seconds)
 
-    def receive_weights(self, update_info: GlooUpdate) -> None:
+    def receive_weights(self, update_info: CpuUpdate) -> None:
+        if update_info.path:
+            self.model.load_weights(_tensors(update_info.path))
+            return
         meta = [
             (name, getattr(torch, dtype), tuple(shape))
             for name, dtype, shape in zip(update_info.names, update_info.dtypes, update_info.shapes, strict=True)
@@ -117,9 +91,9 @@ class GlooEngine(_LayerwiseEngine):
         self.group = None
 
 
-for _name, _engine in (("shm", ShmEngine), ("gloo", GlooEngine)):
+for _name in ("shm", "gloo"):
     if _name not in WeightTransferEngineFactory._registry:  # a second import under another name is no error
-        WeightTransferEngineFactory.register_engine(_name, _engine)
+        WeightTransferEngineFactory.register_engine(_name, CpuEngine)
 
 
 class WorkerExtension:
@@ -178,6 +152,10 @@ class WorkerExtension:
         for head in heads:
             head.quant_method.process_weights_after_loading(head)
         return len(heads)
+
+    def threads(self) -> int:
+        """How many OpenMP threads this worker computes with."""
+        return torch.get_num_threads()
 
     def install_prompt_temperature(self) -> None:
         """Makes prompt log-probabilities follow `set_prompt_temperature`; vLLM gives them at temperature 1 alone."""

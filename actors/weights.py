@@ -25,9 +25,9 @@ from typing import Any, Protocol
 
 import ray
 import torch
-from torch.distributed.distributed_c10d import PrefixStore, TCPStore
 
 log = logging.getLogger(__name__)
+c10d: Any = torch.distributed  # its classes are exported in ways that type checkers do not see
 
 CHUNK_BYTES = 64 << 20
 _SAFETENSORS = {
@@ -359,16 +359,16 @@ def _send_by_vllm(source: Any, client: EngineClient | None, backend: str, world:
 
 def gloo_store(host: str, port: int, world: int, *, is_master: bool, timeout_seconds: float) -> Any:
     """The meeting point of one update's group; port 0 lets the system choose."""
-    return TCPStore(host, port, world, is_master, timeout=timedelta(seconds=timeout_seconds), wait_for_workers=False)
+    return c10d.TCPStore(host, port, world, is_master, timeout=timedelta(seconds=timeout_seconds), wait_for_workers=False)
 
 
 def gloo_group(store: Any, rank: int, world: int, address: str, timeout_seconds: float) -> Any:
     """A private gloo group: no global state of torch.distributed is touched."""
-    gloo: Any = torch.distributed.ProcessGroupGloo
+    gloo = c10d.ProcessGroupGloo
     options = gloo._Options()
     options._timeout = timedelta(seconds=timeout_seconds)
     options._devices = [gloo.create_device(hostname=address)]
-    return gloo(PrefixStore("ledex", store), rank, world, options)
+    return gloo(c10d.PrefixStore("ledex", store), rank, world, options)
 
 
 def broadcast(group: Any, buffer: torch.Tensor) -> None:

@@ -1,0 +1,223 @@
+"""Weights streamed into a real engine: afterwards it computes what transformers computes with the same weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from actors.generation import NeedsRefit, WeightsRef
+from actors.probe import PolicyMismatch, check_probe
+from actors.rollout import GenerationRequest, RolloutGroup
+from actors.weights import TransferFailed, checksum, chunks, send_weights
+from tests.actors.conftest import MODEL, PROBE, SETTINGS, Learner, gap
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def untied(
+    ray_session: None, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[RolloutGroup, Path]]:
+    """An engine whose model has a head of its own."""
+    config = LlamaConfig.from_pretrained(tiny_llama)
+    config.tie_word_embeddings = False
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = LlamaForCausalLM(config)
+    folder = tmp_path_factory.mktemp("untied")
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((tiny_llama / name).read_bytes())
+    group = RolloutGroup(SETTINGS, MODEL, folder)
+    yield group, folder
+    group.shutdown()
+
+
+def publish(group: RolloutGroup, learner: Learner, version: int, backend: str) -> None:
+    receipt = send_weights(learner, group.engines, version, backend=backend, deadline_seconds=60)
+    assert receipt.version == version and len(receipt.checksums) == len(learner.metadata())
+    group.published(WeightsRef(version, receipt.path))
+
+
+def engine_log_probs(group: RolloutGroup, temperature: float) -> list[Any]:
+    (found,) = group.log_probs(PROBE, temperature).values()
+    return found
+
+
+@pytest.mark.parametrize("backend", ["shm", "gloo"])
+def test_an_engine_with_a_tied_head_computes_the_new_policy(
+    engines: RolloutGroup, tiny_llama: Path, backend: str
+) -> None:
+    learner = Learner(tiny_llama)
+    before = engines.weights.version
+    for step in (1, 2):  # the second update starts from a model that was updated already
+        learner.step(step)
+        expected = learner.log_probs(PROBE, 0.7)
+        assert gap(engine_log_probs(engines, 0.7), expected) > 0.01  # the test would see a stale engine
+        publish(engines, learner, before + step, backend)
+        assert gap(engine_log_probs(engines, 0.7), expected) < 1e-4
+
+
+@pytest.mark.parametrize("backend", ["shm", "gloo"])
+def test_an_engine_with_its_own_head_computes_the_new_policy(untied: tuple[RolloutGroup, Path], backend: str) -> None:
+    group, path = untied
+    learner = Learner(path)
+    learner.step(3 if backend == "shm" else 4)
+    expected = learner.log_probs(PROBE, 0.7)
+    assert gap(engine_log_probs(group, 0.7), expected) > 0.01
+    publish(group, learner, group.weights.version + 1, backend)
+    assert gap(engine_log_probs(group, 0.7), expected) < 1e-4
+
+
+def test_a_directory_is_loaded_with_its_head(engines: RolloutGroup, tiny_llama: Path, tmp_path: Path) -> None:
+    learner = Learner(tiny_llama)
+    learner.step(5)
+    learner.model.save_pretrained(tmp_path)
+    engines.load(tmp_path, engines.weights.version + 1)
+    assert gap(engine_log_probs(engines, 1.0), learner.log_probs(PROBE, 1.0)) < 1e-4
+
+
+def test_sampling_after_an_update_is_by_the_new_policy_and_says_so(engines: RolloutGroup, tiny_llama: Path) -> None:
+    learner = Learner(tiny_llama)
+    learner.step(6)
+    version = engines.weights.version + 1
+    publish(engines, learner, version, "shm")
+    request = GenerationRequest("x", PROBE[0], n=4, temperature=0.8, max_tokens=20, seed=1)
+    (generation,) = engines.client().generate([request])
+    for completion in generation.completions:
+        sequence = [*PROBE[0], *completion.token_ids]
+        expected = learner.log_probs([sequence], 0.8)[0][-len(completion.token_ids) :]
+        assert gap([completion.log_probs], [expected]) < 1e-4
+        assert set(completion.weight_versions) == {version}
+
+
+def test_requests_in_flight_go_on_under_the_new_weights_token_by_token(engines: RolloutGroup, tiny_llama: Path) -> None:
+    learner = Learner(tiny_llama)
+    learner.step(7)
+    old = engines.weights.version
+    engine = engines.engines[0]
+    request = GenerationRequest("x", PROBE[0], n=8, temperature=1.0, max_tokens=240, seed=2)
+    running = engine.generate.remote(request, engines.weights)
+    time.sleep(0.5)
+    publish(engines, learner, old + 1, "shm")
+    generation = ray.get(running, timeout=120)
+    seen = {completion.weight_versions for completion in generation.completions}
+    assert any(set(versions) == {old, old + 1} for versions in seen)
+    for completion in generation.completions:
+        assert list(completion.weight_versions) == sorted(completion.weight_versions)
+        assert len(completion.weight_versions) == len(completion.token_ids)
+        sequence = [*PROBE[0], *completion.token_ids]
+        expected = learner.log_probs([sequence], 1.0)[0][-len(completion.token_ids) :]
+        new = [i for i, version in enumerate(completion.weight_versions) if version == old + 1]
+        assert gap([[completion.log_probs[i] for i in new] or [0.0]], [[expected[i] for i in new] or [0.0]]) < 1e-3
+
+
+def test_an_engine_without_the_weights_asked_for_says_so(engines: RolloutGroup) -> None:
+    wanted = WeightsRef(engines.weights.version + 100, "")
+    answer = ray.get(engines.engines[0].generate.remote(GenerationRequest("x", PROBE[0]), wanted), timeout=60)
+    assert isinstance(answer, NeedsRefit) and answer.wanted == wanted
+
+
+def test_the_probe_accepts_equal_policies_and_refits_an_engine_that_differs(
+    engines: RolloutGroup, tiny_llama: Path
+) -> None:
+    learner = Learner(tiny_llama)
+    learner.step(8)
+    expected = learner.log_probs(PROBE, 1.0)
+    refitted: list[int] = []
+
+    def refit(some: Sequence[Any]) -> None:
+        refitted.append(len(some))
+        publish(engines, learner, engines.weights.version + 1, "shm")
+
+    (gap_after,) = check_probe(engines, expected, PROBE, 1.0, 1e-3, refit).values()
+    assert refitted == [1] and gap_after.max < 1e-4
+    check_probe(engines, expected, PROBE, 1.0, 1e-3, refit)
+    assert refitted == [1]
+
+
+def test_wrong_bytes_end_the_engine_and_a_fresh_one_is_refitted_before_it_serves(
+    engines: RolloutGroup, tiny_llama: Path
+) -> None:
+    """Also: no refit helps while the learner's side is wrong."""
+    learner = Learner(tiny_llama)
+    learner.step(9)
+    version = engines.weights.version + 1
+
+    before = engines.infos()[0].incarnation
+    publish(engines, learner, version, "shm")
+    folder = Path(engines.weights.path)
+    recorded = json.loads((folder / "checksums.json").read_text())
+    wrong = recorded | {next(iter(recorded)): 0}
+    engine = engines.engines[0]
+    ray.get(engine.start_weight_update.remote(60.0), timeout=60)
+    ray.get(engine.update_weights.remote({"path": str(folder)}), timeout=60)
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(engine.finish_weight_update.remote(version, str(folder), wrong), timeout=60)
+
+    (generation,) = engines.client().generate([GenerationRequest("x", PROBE[0], max_tokens=8, seed=1)])
+    info = ray.get(engine.info.remote(), timeout=60)
+    assert info.incarnation != before and info.held == WeightsRef(version, str(folder))
+    sequence = [*PROBE[0], *generation.completions[0].token_ids]
+    expected = learner.log_probs([sequence], 1.0)[0][-len(generation.completions[0].token_ids) :]
+    assert gap([generation.completions[0].log_probs], [expected]) < 1e-4
+
+    wrong_learner = [values + 1.0 for values in learner.log_probs(PROBE, 1.0)]
+    with pytest.raises(PolicyMismatch):
+        check_probe(engines, wrong_learner, PROBE, 1.0, 1e-3, lambda some: None)
+
+
+def test_a_silent_engine_fails_the_transfer_by_its_deadline(untied: tuple[RolloutGroup, Path]) -> None:
+    group, path = untied
+    engine = group.engines[0]
+    ray.get(engine.start_weight_update.remote(300.0), timeout=60)  # another sender that never comes back
+    started = time.monotonic()
+    with pytest.raises(TransferFailed):
+        send_weights(Learner(path), [engine], 9, backend="shm", deadline_seconds=3)
+    assert time.monotonic() - started < 30
+
+
+@given(st.binary(min_size=1, max_size=5000), st.data())
+def test_a_checksum_sees_each_changed_byte_and_each_swap(content: bytes, data: st.DataObject) -> None:
+    tensor = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    assert checksum(tensor) == checksum(tensor.clone())
+    i = data.draw(st.integers(0, len(content) - 1))
+    changed = tensor.clone()
+    changed[i] = (int(changed[i]) + data.draw(st.integers(1, 255))) % 256
+    assert checksum(changed) != checksum(tensor)
+    words = np.frombuffer(content[: len(content) // 8 * 8], dtype=np.int64).copy()
+    if len(words) > 1 and words[0] != words[-1]:
+        swapped = words.copy()
+        swapped[0], swapped[-1] = words[-1], words[0]
+        assert checksum(torch.from_numpy(swapped)) != checksum(torch.from_numpy(words))
+
+
+@given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 100))
+def test_chunks_keep_order_and_stay_within_the_limit(sizes: list[int], limit: int) -> None:
+    meta = [(str(i), torch.uint8, (size,)) for i, size in enumerate(sizes)]
+    runs = list(chunks(meta, limit))
+    assert [name for run in runs for name, *_ in run] == [name for name, *_ in meta]
+    assert all(len(run) == 1 or sum(size for *_, size in run) <= limit for run in runs)
+
+
+def test_the_file_of_an_update_is_plain_safetensors(engines: RolloutGroup, tiny_llama: Path) -> None:
+    learner = Learner(tiny_llama)
+    receipt = send_weights(learner, engines.engines, engines.weights.version + 1, backend="shm")
+    engines.published(WeightsRef(receipt.version, receipt.path))
+    stored = load_file(Path(receipt.path) / "model.safetensors")
+    for name, parameter in learner.model.named_parameters():
+        assert torch.equal(stored[name], parameter)
+    assert dataclasses.asdict(receipt)["bytes"] == sum(p.numel() * 4 for p in learner.model.parameters())
