@@ -19,27 +19,24 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("ledex_ray", "reward", "actors", "launch")
 # What a sandbox node and `ledex judge` run: the base package, without torch and transformers.
-LIGHT_MODULES = (
-    "ledex_ray.config",
-    "ledex_ray.problems",
-    "ledex_ray.readers",
-    "ledex_ray.records",
-    "ledex_ray.prompts",
-    "ledex_ray.passk",
-    "ledex_ray.comparison",
-    "ledex_ray.mutants",
-    "ledex_ray.episodes",
-    "reward.judge",
-    "reward.scorer",
-    "reward.codebleu",
-    "reward.compose",
-    "actors.pool",
-    "actors.sandbox",
-    "launch.cli",
-    "launch.judge",
-    "launch.score",
-    "launch.doctor",
-)
+LIGHT_MODULES = {
+    "ledex_ray": "config problems readers records prompts passk comparison mutants episodes",
+    "reward": "judge scorer codebleu compose",
+    "actors": "pool sandbox",
+    "launch": "cli judge score doctor",
+}
+WITHOUT_ENGINES = """
+import importlib, importlib.abc, sys
+
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "transformers", "vllm", "deepspeed", "wandb", "ray.rllib"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+"""
 
 
 def _setup_cfg() -> configparser.ConfigParser:
@@ -56,12 +53,18 @@ def _installer(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize("module", LIGHT_MODULES)
-def test_imports_with_torch_and_transformers_missing(module: str) -> None:
-    blocked = ["vllm", "deepspeed", "wandb", "ray.rllib", "torch", "transformers"]
-    code = f"import sys, importlib; sys.modules.update(dict.fromkeys({blocked})); importlib.import_module({module!r})"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+@pytest.mark.parametrize("package", LIGHT_MODULES)
+def test_light_modules_import_where_torch_and_the_engines_are_missing(package: str) -> None:
+    modules = [f"{package}.{name}" for name in LIGHT_MODULES[package].split()]
+    command = [sys.executable, "-c", WITHOUT_ENGINES, *modules]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_the_check_above_can_fail() -> None:
+    command = [sys.executable, "-c", WITHOUT_ENGINES, "ledex_ray.losses"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert "No module named 'torch'" in result.stderr
 
 
 @pytest.mark.parametrize("package", ["ledex_ray", "reward", "actors"])
@@ -74,6 +77,29 @@ def test_only_launch_imports_rllib(package: str) -> None:
         or (isinstance(node, ast.Import) and any(alias.name.startswith("ray.rllib") for alias in node.names))
     ]
     assert importers == []
+
+
+def test_every_package_that_is_imported_is_declared_with_a_range() -> None:
+    config = _setup_cfg()
+    declared = config["options"]["install_requires"] + config["options.extras_require"]["train"]
+    ranges = dict(re.findall(r"^([A-Za-z0-9_-]+)(?:\[[a-z,]+\])? *([=<>].*)$", declared, re.MULTILINE))
+    names = {name.lower().replace("-", "_") for name in ranges}
+    distributions = importlib.metadata.packages_distributions()
+    for module in _imported_modules() - {"vllm", *PACKAGES, *sys.stdlib_module_names}:
+        found = {name.lower().replace("-", "_") for name in distributions.get(module, [module])}
+        assert found & names, f"{module} is imported, and setup.cfg names no version of it"
+
+
+def _imported_modules() -> set[str]:
+    """The first names of all absolute imports in the packages, those inside functions included."""
+    found: set[str] = set()
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                found.add(node.module.partition(".")[0])
+    return found
 
 
 def test_the_pinned_torch_is_the_one_that_the_cpu_engine_wants() -> None:
