@@ -73,7 +73,9 @@ class Fleet:
     @cached_property
     def embedder(self) -> ray.actor.ActorHandle:
         """The actor that holds the explanation encoder."""
-        return EmbedderActor.remote(str(resolve_encoder(self.recipe.reward.encoder)))  # type: ignore[attr-defined]
+        return EmbedderActor.options(  # type: ignore[attr-defined]
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}}
+        ).remote(str(resolve_encoder(self.recipe.reward.encoder)))
 
     @contextmanager
     def teacher(self, name: str | None) -> Iterator[tuple[RolloutGroup, Renderer]]:

@@ -7,6 +7,7 @@ The mapped functions are thin clients: they hold no engine, so a job starts noth
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ class Scorer:
         requests = []
         for item, completions in sampled:
             problem = problems[item.problem_id]
-            for index, completion in enumerate(completions):
+            for index, completion in enumerate(completions):  # none where the request was given up
                 job = TextJob(
                     id=f"{item.id}@{index}",
                     text=completion.text,
@@ -112,17 +113,20 @@ def sample_and_judge(
     context.enable_operator_progress_bars = False
     context.execution_options.preserve_order = False
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # a line for each job that says nothing to a user
     # Two blocks sample at a time: while one waits for its longest answers, the other keeps the engine full.
     per_block = max(1, sequences_in_flight // 2 // max(item.n for item in items))
-    rows = ray.data.from_items([{"item": i} for i in _pack(items)], override_num_blocks=-(-len(items) // per_block))
+    blocks = -(-len(items) // per_block)
+    clients = TaskPoolStrategy(size=min(2, blocks))
+    rows = ray.data.from_items([{"item": i} for i in _pack(items)], override_num_blocks=blocks)
     sampled = rows.map_batches(
-        Sampler((engines or fleet.rollout).client()), batch_size=None, num_cpus=0.25, compute=TaskPoolStrategy(size=2)
+        Sampler((engines or fleet.rollout).client()), batch_size=None, num_cpus=0.25, compute=clients
     )
     judged = sampled.map_batches(
         Scorer(fleet.sandbox.client(), ray.put(dict(problems))),
         batch_size=None,
         num_cpus=0.2,  # not the sampler's figure: equal ones would be fused into one task
-        compute=TaskPoolStrategy(size=2),
+        compute=clients,
     )
     for row in judged.iter_rows():
         yield pickle.loads(row["judged"])

@@ -25,7 +25,9 @@ def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> 
     run = RunDirectory.open(recipe, fresh)
     try:
         stages = [only] if only else list(run.recipe.stages)
-        left = [stage for stage in stages if not run.done(FOLDERS[stage])]
+        left = [stage for stage in stages if stage != "report" and not run.done(FOLDERS[stage])]
+        if "report" in stages and (left or only or not run.done("report")):
+            left.append("report")  # cheap, and what it shows may have changed
         for stage in stages:
             if stage not in left:
                 log.info("%s: already finished", stage)
@@ -37,13 +39,13 @@ def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> 
 
 
 def _run_stages(run: RunDirectory, stages: list[str]) -> None:
+    if stages == ["report"]:
+        _report(run)
+        return
+    from launch.fleet import Fleet
+
     tracker = Tracker(run)
     try:
-        if stages == ["report"]:
-            _stage(run, "report", lambda: _report(run))
-            return
-        from launch.fleet import Fleet
-
         with Fleet(run.recipe) as fleet:
             for stage in stages:
                 _stage(run, stage, _function(stage, run, fleet, tracker))

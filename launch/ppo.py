@@ -35,9 +35,11 @@ from ledex_ray.config import Recipe, recipe_from_tree
 from ledex_ray.episode_store import EpisodeStore
 from ledex_ray.episodes import Episode
 from ledex_ray.errors import BadInput
+from ledex_ray.prompts import fenced
 from ledex_ray.records import Trajectory
 
 STAGE = "ppo"
+PROBE_SEQUENCES = 4
 MOST_REPLACEMENTS = 2  # with filter_groups: at most so many more batches are sampled to replace flat groups
 
 
@@ -100,7 +102,7 @@ class DebugPPO(Algorithm):
             self.weights.publish(iteration)
             episodes = self._collect()
             self.store.write(iteration, episodes)
-        metrics = describe(episodes) | self.learner.ppo_update(episodes, iteration)
+        metrics = describe(episodes) | self.weights.gap | self.learner.ppo_update(episodes, iteration)
         self.progress.cursor += self.settings.prompts_per_iteration
         self.progress.iteration += 1
         if self._due(self.settings.validate_every):
@@ -173,7 +175,8 @@ class DebugPPO(Algorithm):
             ppo=self.settings,
             separated=recipe.reward.separated,
         )
-        self.weights = WeightSync(self.learner, fleet, start_model(self.run, fleet), self.settings.reload_tolerance)
+        probe = _probe(self.assignments, fleet)
+        self.weights = WeightSync(self.learner, fleet.rollout, probe, self.settings.reload_tolerance)
 
     def _bare_setup(self) -> None:
         """What `step`, `save` and `cleanup` of Algorithm touch, without what its own `setup` builds."""
@@ -326,6 +329,12 @@ def _validation_assignments(run: RunDirectory, fleet: Fleet, collector: Collecto
     trajectories: list[Trajectory] = [t for some in found for t in some]
     assignments = Assignments(trajectories, problems, fleet.renderer, run.recipe, collector.arm)
     return assignments.take(0, len(assignments))
+
+
+def _probe(assignments: Assignments, fleet: Fleet) -> list[list[int]]:
+    """A few prompts with right answers: the fixed batch on which engine and learner must agree."""
+    chosen = assignments.take(0, min(PROBE_SEQUENCES, len(assignments)))
+    return [[*a.prompt_ids, *fleet.renderer.answer_ids(fenced(a.references[0]))] for a in chosen]
 
 
 def _optimizer_steps(recipe: Recipe) -> int:

@@ -175,4 +175,3 @@ def _shown(text: str) -> str:
     """Model text with a bounded length and nothing that a terminal or a browser would act on."""
     cut = "\n".join(text[:MOST_CHARACTERS].splitlines()[:MOST_LINES])
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in cut)
-
