@@ -2,10 +2,10 @@
 
     python -m benchmarks.gaming --data DIR      (about a minute on two cores)
 
-DIR holds mbpp.jsonl and model_samples/mbpp.*.jsonl. Every wrong solution is a model's own failure on an MBPP test
-problem; the correct rewrite is another model's right answer, which differs from every member of R_w by AST. All
-verdicts come from the judge. Exit 1 if, under `hardened`, an answer that fails a test earns more in the mean than the
-correct rewrite.
+DIR holds mbpp.jsonl and model_samples/mbpp.*.jsonl. A wrong solution is a model's own failure on an MBPP test problem,
+or with `--bugs seeded` the first one-edit mutant of the canonical solution that fails a test; the correct rewrite is
+a model's right answer, which differs from every member of R_w by AST. All verdicts come from the judge. Exit 1 if,
+under `hardened`, an answer that fails a test earns more in the mean than the correct rewrite.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from ledex_ray.mutants import mutants
 from ledex_ray.problems import AssertTest, Problem
 from ledex_ray.readers import load_problems
 from ledex_ray.records import Verdict
@@ -55,7 +56,7 @@ class Case:
 
     problem: Problem
     wrong: str
-    answers: dict[str, str]
+    answers: dict[str, str]  # by row
     refinements: tuple[str, ...]  # of R_w, beside the canonical solutions
 
 
@@ -71,46 +72,30 @@ class Cell:
     passed: float  # share of the answers that pass every test
 
 
-def build_cases(data: Path) -> list[Case]:
-    """One case a problem that has a wrong and a right model answer and a public test of the form f(...) == value."""
+def build_cases(data: Path, bugs: str = "model") -> list[Case]:
+    """One case a problem that has a wrong solution, a right answer and a public test of the form f(...) == value."""
     problems = {p.id: p for p in load_problems(f"mbpp:{data / 'mbpp.jsonl'}@test")}
-    answers = _judged_answers(data, problems)
+    judged = _judged_answers(data, problems)
+    right = {id_: [c for c, v in found if v.passed and not v.weak] for id_, found in judged.items()}
+    if bugs == "model":
+        failing = {id_: [c for c, v in found if not v.passed and not v.weak] for id_, found in judged.items()}
+    else:
+        failing = _failing_mutants(problems)
     rng = random.Random(0)
     cases = []
-    for problem_id, judged in answers.items():
+    for problem_id in judged:
         problem = problems[problem_id]
-        right = [code for code, verdict in judged if verdict.passed and not verdict.weak]
-        wrong = [code for code, verdict in judged if not verdict.passed and not verdict.weak and _parses(code)]
         canonical = problem.canonical_solutions[0]
-        rewrite = next((c for c in right if not same_ast(c, canonical)), None)
+        wrong = next((c for c in failing[problem_id] if _parses(c)), None)
+        rewrite = next((c for c in right[problem_id] if not same_ast(c, canonical)), None)
         hard_coded = _hard_coded(problem)
-        renamed = _renamed(wrong[0]) if wrong else None
-        if rewrite is None or hard_coded is None or renamed is None or not _parses(canonical):
+        renamed = _renamed(wrong) if wrong else None
+        if wrong is None or renamed is None or rewrite is None or hard_coded is None or not _parses(canonical):
             continue
-        other = problems[rng.choice([i for i in problems if i != problem_id])]
-        cases.append(
-            Case(
-                problem,
-                wrong[0],
-                dict(
-                    zip(
-                        ROWS,
-                        (
-                            "",
-                            "pass\n",
-                            wrong[0],
-                            renamed,
-                            _with_junk(canonical),
-                            hard_coded,
-                            other.canonical_solutions[0],
-                            rewrite,
-                        ),
-                        strict=True,
-                    )
-                ),
-                tuple(c for c in right if not same_ast(c, rewrite)),
-            )
-        )
+        other = problems[rng.choice([i for i in problems if i != problem_id])].canonical_solutions[0]
+        answers = ("", "pass\n", wrong, renamed, _with_junk(canonical), hard_coded, other, rewrite)
+        refinements = tuple(c for c in right[problem_id] if not same_ast(c, rewrite))
+        cases.append(Case(problem, wrong, dict(zip(ROWS, answers, strict=True)), refinements))
     return cases
 
 
@@ -146,12 +131,13 @@ def better_than_repair(cells: Sequence[Cell], arm: str = "hardened") -> list[str
 @app.command()
 def main(
     data: Annotated[Path, typer.Option(help="Folder with mbpp.jsonl and model_samples/.")],
+    bugs: Annotated[Literal["model", "seeded"], typer.Option(help="Where the wrong solutions come from.")] = "model",
     out: Annotated[Path | None, typer.Option(help="Also write the cells as JSON.")] = None,
 ) -> None:
     """The gaming table."""
-    cases = build_cases(data)
+    cases = build_cases(data, bugs)
     cells = measure(cases)
-    table = Table("answer", "passes all tests", *ARM_NAMES, title=f"mean R(r) (deviation) over {len(cases)} problems")
+    table = Table("answer", "passes all tests", *ARM_NAMES, title=f"mean R(r) (deviation), {len(cases)} {bugs} bugs")
     for row in ROWS:
         mine = {cell.arm: cell for cell in cells if cell.row == row}
         shown = [f"{mine[arm].mean:+.2f} ({mine[arm].deviation:.2f})" for arm in ARM_NAMES]
@@ -179,6 +165,20 @@ def _judged_answers(data: Path, problems: dict[str, Problem]) -> dict[str, list[
     for (problem, code), verdict in zip(rows, judge_many(rows), strict=True):
         judged.setdefault(problem.id, []).append((code, verdict))
     return judged
+
+
+def _failing_mutants(problems: dict[str, Problem], tried: int = 3) -> dict[str, list[str]]:
+    """For each problem those of its canonical solution's first mutants that fail a test."""
+    pairs = []
+    for problem in problems.values():
+        canonical = problem.canonical_solutions[0]
+        if _parses(canonical):
+            pairs += [(problem, mutant.source) for mutant in mutants(canonical)[:tried]]
+    failing: dict[str, list[str]] = {problem_id: [] for problem_id in problems}
+    for (problem, source), verdict in zip(pairs, judge_many(pairs), strict=True):
+        if not verdict.passed and not verdict.weak:
+            failing[problem.id].append(source)
+    return failing
 
 
 def _hard_coded(problem: Problem) -> str | None:

@@ -27,7 +27,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO
 
 from ledex_ray.prompts import parse_answer
-from ledex_ray.syntax import canonical_form, normal_form
+from ledex_ray.syntax import canonical_form
 from reward.codebleu import CodeBleu, Side, compare, mean_score, read_side
 from reward.terms import Weights
 
@@ -38,10 +38,9 @@ UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 @dataclass(frozen=True)
 class Program:
-    """A text as `ast` sees it; `normal` is None where it does not parse."""
+    """A text as `ast` sees it; `normal` (as `ledex_ray.syntax.normal_form` has it) is None where it does not parse."""
 
     normal: str | None
-    canonical: str | None
     n_nodes: int
     is_empty: bool
 
@@ -146,8 +145,7 @@ def _copy_terms(program: Program, code: str, wrong_program: Program, wrong: str)
         same = code.split() == wrong.split()
         return {"copied": same, "renamed_copy": same}
     copied = program.normal == wrong_program.normal
-    renamed = copied or (program.canonical is not None and program.canonical == wrong_program.canonical)
-    return {"copied": copied, "renamed_copy": renamed}
+    return {"copied": copied, "renamed_copy": copied or _canonical(code) == _canonical(wrong)}
 
 
 def _codebleu_terms(
@@ -188,20 +186,24 @@ def _mean(candidate: Side, references: list[Side], weights: Weights, *, repaired
 def _read_program(source: str) -> Program:
     try:
         tree = ast.parse(source)
-        normal = normal_form(source)
+        return Program(ast.dump(tree), sum(1 for _ in ast.walk(tree)), not tree.body)
     except UNREADABLE:
-        return Program(None, None, 0, not source.strip())
-    try:
-        canonical = canonical_form(source)
-    except UNREADABLE:
-        canonical = None
-    return Program(normal, canonical, sum(1 for _ in ast.walk(tree)), not tree.body)
+        return Program(None, 0, not source.strip())
 
 
 @lru_cache(maxsize=256)
 def _program(source: str) -> Program:
     """The same, kept: for wrong code and references, which come again."""
     return _read_program(source)
+
+
+@lru_cache(maxsize=256)
+def _canonical(source: str) -> str:
+    """The program with its variables renamed away; its own text where that fails, which equals no other program's."""
+    try:
+        return canonical_form(source)
+    except UNREADABLE:
+        return source
 
 
 def _diff(old: str, new: str, name: str) -> str:
