@@ -2,8 +2,8 @@
 
 Used alike by clients of the sandboxes and of the rollout engines (each describes its calls as a `Service`). Several
 clients may share the same actors: an overdue lease ends its actor only if that has made no progress for as long.
-Actors are expected to be restarted by Ray when they die, and to have `ready()` (an object with pid and node_id, once
-they serve) and `stalled_seconds()` (how long they have been busy without progress, answered while they are).
+Actors are expected to be restarted by Ray when they die, and to have `ready()` (what they are, once they serve) and
+`stalled_seconds()` (how long they have been busy without progress); both are answered while they work.
 """
 
 from __future__ import annotations
@@ -37,8 +37,6 @@ class NoMembers(RuntimeError):
 @dataclass
 class _Actor:
     handle: Any
-    pid: int = 0
-    node_id: str = ""
     down_since: float = 0.0
     probe: Any = None
     next_probe: float = 0.0
@@ -187,8 +185,8 @@ class RayPool(Generic[T, R]):
                 actor.probe, actor.asked_since = actor.handle.ready.remote(), now
             elif actor.probe is not None and ray.wait([actor.probe], timeout=0)[0]:
                 self._answered(name, actor)
-            elif now - actor.asked_since > self._service.ready_seconds:
-                self._too_slow(name, actor)
+            elif now - actor.asked_since > min(self._service.seconds(1), self._service.ready_seconds):
+                self._check_silent(name, actor, now - actor.asked_since)
         serving = self._pool.members(Health.READY) + self._pool.members(Health.RETIRING)
         shortest = min((now - a.down_since for a in self._actors.values()), default=math.inf)
         if self._pool.unfinished and not serving and shortest > 2 * self._service.ready_seconds:
@@ -205,13 +203,28 @@ class RayPool(Generic[T, R]):
         if not self._service.usable(name, actor.handle, info):
             actor.reason, actor.next_probe = "holds other weights", time.monotonic() + PROBE_SECONDS
             return
-        actor.pid, actor.node_id = info.pid, info.node_id
         self._pool.ready(name)
 
-    def _too_slow(self, name: str, actor: _Actor) -> None:
-        log.warning("actor=%s not ready for %.0f s (%s)", name, time.monotonic() - actor.down_since, actor.reason)
+    def _check_silent(self, name: str, actor: _Actor, silent_seconds: float) -> None:
+        """An actor that does not answer `ready`: one that runs is stuck; one that starts has longer."""
+        at = watchdog.whereabouts(actor.handle)
+        if at.alive:
+            self._end(name, actor.handle, at, (), silent_seconds)
+        elif silent_seconds > self._service.ready_seconds:
+            log.warning("actor=%s not started after %.0f s (%s)", name, silent_seconds, actor.reason)
+            ray.kill(actor.handle, no_restart=False)
+        else:
+            return
         actor.probe, actor.next_probe = None, time.monotonic() + PROBE_SECONDS
-        ray.kill(actor.handle, no_restart=False)
+
+    def _end(
+        self, name: str, handle: Any, at: watchdog.Whereabouts, items: tuple[str, ...], silent_seconds: float
+    ) -> None:
+        """Names a stuck actor, shows its stack and ends its process; Ray starts it anew."""
+        self.counts.stuck += 1
+        watchdog.report_stuck(items, name, silent_seconds, watchdog.examine(at.pid, at.node_id))
+        if not watchdog.end_process(at.pid, at.node_id):
+            ray.kill(handle, no_restart=False)
 
     def _lost(self, name: str, reason: str, *, strike: bool = True) -> None:
         actor = self._actors[name]
@@ -232,11 +245,7 @@ class RayPool(Generic[T, R]):
                 self._pool.extend(lease.member, stalled)
                 continue
             since = time.monotonic() - lease.since
-            self.counts.stuck += 1
-            stack = watchdog.examine(actor.pid, actor.node_id)
-            watchdog.report_stuck(lease.item_ids, lease.member, since, stack)
-            if not watchdog.end_process(actor.pid, actor.node_id):
-                ray.kill(actor.handle, no_restart=False)
+            self._end(lease.member, actor.handle, watchdog.whereabouts(actor.handle), lease.item_ids, since)
             self._lost(lease.member, f"silent for {since:.0f} s")
 
     def _stalled_seconds(self, actor: _Actor) -> float:

@@ -44,7 +44,7 @@ class RolloutActor:
         self._dtype = resolve_precision(model.dtype, config.gpus)
         self._max_model_len = model.max_length
         self._workers = config.tensor_parallel
-        self._llm = _start_engine(held.path, config, model, self._dtype, transfer, executor)
+        self._llm = start_engine(held.path, config, model, self._dtype, transfer, executor)
         self._ready_seconds = time.monotonic() - started
 
     async def ready(self) -> EngineInfo:
@@ -82,21 +82,7 @@ class RolloutActor:
             return Generation(
                 request.id, (), f"a prompt of {len(request.prompt_ids)} tokens, context {self._max_model_len}"
             )
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        params = SamplingParams(
-            n=request.n,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            top_k=-1,
-            max_tokens=min(request.max_tokens, room),
-            seed=request.seed,
-            stop=list(request.stop),
-            logprobs=0,  # of the sampled token alone
-            flat_logprobs=True,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        params = sampling_params(request, min(request.max_tokens, room))
         output = await self._run(list(request.prompt_ids), params)
         return Generation(request.id, tuple(_completion(c) for c in output.outputs))
 
@@ -275,9 +261,27 @@ def _completion(output: Any) -> Completion:
     )
 
 
-def _start_engine(
-    path: str, config: RolloutConfig, model: ModelConfig, dtype: str, transfer: str, executor: str
-) -> Any:
+def sampling_params(request: GenerationRequest, max_tokens: int) -> Any:
+    """vLLM's parameters of a request; nothing is filtered that the request does not name."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        n=request.n,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=-1,
+        max_tokens=max_tokens,
+        seed=request.seed,
+        stop=list(request.stop),
+        logprobs=0,  # of the sampled token alone
+        flat_logprobs=True,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def start_engine(path: str, config: RolloutConfig, model: ModelConfig, dtype: str, transfer: str, executor: str) -> Any:
+    """vLLM's `AsyncLLM` with the recipe's settings."""
     from vllm import AsyncEngineArgs
     from vllm.config import WeightTransferConfig
     from vllm.v1.engine.async_llm import AsyncLLM

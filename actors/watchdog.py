@@ -18,10 +18,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import ray
+import ray._private.state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,22 @@ def examine(pid: int, node_id: str) -> str:
 def end_process(pid: int, node_id: str) -> bool:
     """Whether the Ray worker `pid` and its children were killed; False where it was gone, or its node is."""
     return _on_node(node_id, _end_here, pid) == "ended"
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where Ray last saw an actor. `alive` is False while it starts."""
+
+    alive: bool
+    pid: int
+    node_id: str
+
+
+def whereabouts(handle: Any) -> Whereabouts:
+    """What Ray's control store knows of an actor, without asking the actor."""
+    # The public state API needs the dashboard, which a local Ray here does not run.
+    found = ray._private.state.actors(handle._actor_id.hex())
+    return Whereabouts(found.get("State") == "ALIVE", found.get("Pid", 0), found.get("Address", {}).get("NodeID", ""))
 
 
 def report_stuck(items: tuple[str, ...], actor: str, since_seconds: float, stack: str) -> None:

@@ -50,9 +50,14 @@ class TransferFailed(RuntimeError):
 class ParamLike(Protocol):
     """Name, dtype and full shape of one tensor to come."""
 
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
 class Source(Protocol):
@@ -61,6 +66,28 @@ class Source(Protocol):
     def metadata(self) -> Sequence[ParamLike]: ...
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]: ...
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """See ParamLike."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+class ModuleSource:
+    """A whole module of this process as a source."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module = module
+
+    def metadata(self) -> list[Parameter]:
+        return [Parameter(name, p.dtype, tuple(p.shape)) for name, p in self._module.named_parameters()]
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        yield from self._module.named_parameters()
 
 
 @dataclass(frozen=True)
@@ -359,7 +386,9 @@ def _send_by_vllm(source: Any, client: EngineClient | None, backend: str, world:
 
 def gloo_store(host: str, port: int, world: int, *, is_master: bool, timeout_seconds: float) -> Any:
     """The meeting point of one update's group; port 0 lets the system choose."""
-    return c10d.TCPStore(host, port, world, is_master, timeout=timedelta(seconds=timeout_seconds), wait_for_workers=False)
+    return c10d.TCPStore(
+        host, port, world, is_master, timeout=timedelta(seconds=timeout_seconds), wait_for_workers=False
+    )
 
 
 def gloo_group(store: Any, rank: int, world: int, address: str, timeout_seconds: float) -> Any:

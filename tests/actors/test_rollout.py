@@ -16,7 +16,7 @@ from actors.generation import Generation, WeightsRef
 from actors.rollout import GenerationRequest, RolloutGroup, engine_environment
 from actors.weights import send_weights
 from ledex_ray.config import RolloutConfig
-from tests.actors.conftest import MODEL, PROBE, Learner, gap
+from tests.actors.helpers import MODEL, PROBE, Learner, gap
 
 pytestmark = pytest.mark.slow
 
@@ -110,10 +110,11 @@ def test_an_id_can_be_asked_for_once_in_a_call(engines: RolloutGroup) -> None:
 
 def test_a_client_works_where_it_is_sent(engines: RolloutGroup, base: Learner) -> None:
     @ray.remote(num_cpus=0)
-    def elsewhere(packed: bytes) -> list[Generation]:
-        return list(pickle.loads(packed).generate([GenerationRequest("x", PROBE[0], max_tokens=4)]))
+    def elsewhere(packed: bytes, request: GenerationRequest) -> list[Generation]:
+        return list(pickle.loads(packed).generate([request]))
 
-    (generation,) = ray.get(elsewhere.remote(pickle.dumps(engines.client())), timeout=120)
+    request = GenerationRequest("x", PROBE[0], max_tokens=4)
+    (generation,) = ray.get(elsewhere.remote(pickle.dumps(engines.client()), request), timeout=120)
     assert len(generation.completions) == 1
 
 
@@ -152,7 +153,7 @@ def test_a_restarted_engine_waits_for_the_learner_where_nobody_else_has_the_weig
 
     def refit(some: Sequence[Any], weights: WeightsRef) -> None:
         refits.append(weights.version)
-        send_weights(learner, some, weights.version, backend="gloo", deadline_seconds=60)
+        send_weights(learner.source, some, weights.version, backend="gloo", deadline_seconds=60)
 
     refit(engines.engines, WeightsRef(version))
     engines.published(WeightsRef(version))

@@ -83,10 +83,10 @@ def test_execution_can_be_left_out(group: SandboxGroup) -> None:
 
 def test_a_client_works_where_it_is_sent(group: SandboxGroup) -> None:
     @ray.remote(num_cpus=0)
-    def elsewhere(packed: bytes) -> list[ScoreResult]:
-        return list(pickle.loads(packed).score([request("x", RIGHT)]))
+    def elsewhere(packed: bytes, asked: ScoreRequest) -> list[ScoreResult]:
+        return list(pickle.loads(packed).score([asked]))
 
-    (result,) = ray.get(elsewhere.remote(pickle.dumps(group.client())), timeout=60)
+    (result,) = ray.get(elsewhere.remote(pickle.dumps(group.client()), request("x", RIGHT)), timeout=60)
     assert result.verdict is not None and result.verdict.passed
 
 
@@ -122,8 +122,9 @@ def test_every_item_gets_exactly_one_verdict_though_processes_are_killed(group: 
         assert result.verdict is not None and result.verdict.status is expected
 
 
+@pytest.mark.parametrize("when", ["before the call", "in mid call"])
 def test_a_stopped_actor_is_named_ended_and_its_items_done_elsewhere(
-    group: SandboxGroup, caplog: pytest.LogCaptureFixture
+    group: SandboxGroup, caplog: pytest.LogCaptureFixture, when: str
 ) -> None:
     hasty = SandboxClient(group.actors, group.config.model_copy(update={"deadline_seconds": 3.0}))
     name, actor = next(iter(group.actors.items()))
@@ -131,8 +132,10 @@ def test_a_stopped_actor_is_named_ended_and_its_items_done_elsewhere(
     slow = SLOW.format(seconds=0.2)
     requests = [request(f"s{i}", slow) for i in range(24)]
     seen: list[ScoreResult] = []
+    if when == "before the call":
+        os.kill(pid, signal.SIGSTOP)
     for result in hasty.score(requests):
-        if not seen:
+        if not seen and when == "in mid call":
             os.kill(pid, signal.SIGSTOP)
         seen.append(result)
     assert sorted(r.id for r in seen) == sorted(r.id for r in requests)

@@ -22,7 +22,7 @@ from actors.generation import NeedsRefit, WeightsRef
 from actors.probe import PolicyMismatch, check_probe
 from actors.rollout import GenerationRequest, RolloutGroup
 from actors.weights import TransferFailed, checksum, chunks, send_weights
-from tests.actors.conftest import MODEL, PROBE, SETTINGS, Learner, gap
+from tests.actors.helpers import MODEL, PROBE, SETTINGS, Learner, gap
 
 pytestmark = pytest.mark.slow
 
@@ -47,8 +47,8 @@ def untied(
 
 
 def publish(group: RolloutGroup, learner: Learner, version: int, backend: str) -> None:
-    receipt = send_weights(learner, group.engines, version, backend=backend, deadline_seconds=60)
-    assert receipt.version == version and len(receipt.checksums) == len(learner.metadata())
+    receipt = send_weights(learner.source, group.engines, version, backend=backend, deadline_seconds=60)
+    assert receipt.version == version and len(receipt.checksums) == len(learner.source.metadata())
     group.published(WeightsRef(version, receipt.path))
 
 
@@ -186,7 +186,7 @@ def test_a_silent_engine_fails_the_transfer_by_its_deadline(untied: tuple[Rollou
     ray.get(engine.start_weight_update.remote(300.0), timeout=60)  # another sender that never comes back
     started = time.monotonic()
     with pytest.raises(TransferFailed):
-        send_weights(Learner(path), [engine], 9, backend="shm", deadline_seconds=3)
+        send_weights(Learner(path).source, [engine], 9, backend="shm", deadline_seconds=3)
     assert time.monotonic() - started < 30
 
 
@@ -215,7 +215,7 @@ def test_chunks_keep_order_and_stay_within_the_limit(sizes: list[int], limit: in
 
 def test_the_file_of_an_update_is_plain_safetensors(engines: RolloutGroup, tiny_llama: Path) -> None:
     learner = Learner(tiny_llama)
-    receipt = send_weights(learner, engines.engines, engines.weights.version + 1, backend="shm")
+    receipt = send_weights(learner.source, engines.engines, engines.weights.version + 1, backend="shm")
     engines.published(WeightsRef(receipt.version, receipt.path))
     stored = load_file(Path(receipt.path) / "model.safetensors")
     for name, parameter in learner.model.named_parameters():

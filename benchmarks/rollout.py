@@ -1,0 +1,202 @@
+"""The rollout actor beside the same engine driven bare, and a weight update beside save-and-reload. In one run.
+
+    python -m benchmarks.rollout                       (about 6 minutes on two cores)
+    python -m benchmarks.rollout --sequences 64 --rounds 5 --dtype float32
+
+Throughput: the same requests (8 samples a prompt, seeded, so that both sides generate the same tokens) go by turns to a
+bare `AsyncLLM` in this process and, through a `RolloutClient`, to an actor with the same settings; ratio of medians.
+Update: new weights by shared memory, against `save_pretrained` and a reload of that directory by the same engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from actors.generation import GenerationRequest, WeightsRef
+from actors.local_ray import start_ray
+from actors.precision import resolve_precision
+from actors.rollout import RolloutGroup, engine_environment
+from launch.model_cache import resolve_model
+from ledex_ray.config import ModelConfig, RolloutConfig
+
+PROMPT = "Write a Python function that returns the {}-th largest element of a list, with a short explanation."
+SAMPLES = 8
+
+app = typer.Typer(add_completion=False)
+console = Console(width=120)
+
+
+@app.command()
+def main(
+    model: Annotated[str, typer.Option(help="Packaged name, path or hub id.")] = "smollm2-135m",
+    sequences: Annotated[
+        list[int] | None, typer.Option(help="Sequences at a time; may be given several times.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="New tokens a sequence.")] = 128,
+    rounds: Annotated[int, typer.Option(help="Turns of each side.")] = 3,
+    dtype: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
+    update_only: Annotated[bool, typer.Option(help="Leave the throughput out.")] = False,
+) -> None:
+    """Prints both comparisons."""
+    sizes = sequences or [16, 32, 64, 128]
+    path = resolve_model(model)
+    rollout = RolloutConfig(max_num_seqs=max(sizes))
+    policy = ModelConfig(name=model, dtype=resolve_precision(dtype))
+    os.environ.update(engine_environment(rollout))  # before torch: for the bare engine in this process
+    start_ray()
+    group = RolloutGroup(rollout, policy, path)
+    try:
+        if not update_only:
+            bare = Bare(path, rollout, policy, group.transfer)
+            try:
+                _throughput(group, bare, policy, path, sizes, max_tokens, rounds)
+            finally:
+                bare.shutdown()
+        _update(group, path, policy.dtype, rounds)
+    finally:
+        group.shutdown()
+
+
+class Bare:
+    """The engine without an actor: an `AsyncLLM` and an event loop in this process."""
+
+    def __init__(self, path: Path, rollout: RolloutConfig, policy: ModelConfig, transfer: str) -> None:
+        from actors.rollout_actor import start_engine
+
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+
+        async def start() -> Any:
+            return start_engine(str(path), rollout, policy, policy.dtype, transfer, "uni")
+
+        self._llm = self._run(start())
+
+    def tokens(self, requests: Sequence[GenerationRequest]) -> int:
+        """Generates for all requests at once; how many tokens that gave."""
+        return self._run(self._generate_all(requests))
+
+    def shutdown(self) -> None:
+        self._llm.shutdown()
+
+    def _run(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=900)
+
+    async def _generate_all(self, requests: Sequence[GenerationRequest]) -> int:
+        return sum(await asyncio.gather(*(self._generate(r) for r in requests)))
+
+    async def _generate(self, request: GenerationRequest) -> int:
+        from actors.rollout_actor import sampling_params
+
+        prompt = {"prompt_token_ids": list(request.prompt_ids)}
+        last = None
+        async for output in self._llm.generate(prompt, sampling_params(request, request.max_tokens), uuid.uuid4().hex):
+            last = output
+        assert last is not None
+        return sum(len(completion.token_ids) for completion in last.outputs)
+
+
+def _throughput(
+    group: RolloutGroup, bare: Bare, policy: ModelConfig, path: Path, sizes: Sequence[int], limit: int, rounds: int
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    table = Table(title=f"{policy.name}, {policy.dtype}, {SAMPLES} samples a prompt, up to {limit} tokens each")
+    for column in ("sequences", "bare tokens/s", "actor tokens/s", "actor / bare", "tokens a CPU-second"):
+        table.add_column(column, justify="right")
+    for size in sizes:
+        requests = [
+            GenerationRequest(str(i), _prompt(tokenizer, i), SAMPLES, 1.0, 1.0, limit, seed=i)
+            for i in range(max(1, size // SAMPLES))
+        ]
+        bare_speeds, actor_speeds, per_cpu = [], [], []
+        for turn in range(rounds + 1):
+            bare_speed, _ = _speed(partial(bare.tokens, requests), group)
+            actor_speed, tokens_a_cpu_second = _speed(partial(_through_actor, group, requests), group)
+            if turn:  # the first turn warms both up
+                bare_speeds.append(bare_speed)
+                actor_speeds.append(actor_speed)
+                per_cpu.append(tokens_a_cpu_second)
+        left, right = statistics.median(bare_speeds), statistics.median(actor_speeds)
+        table.add_row(
+            str(size), f"{left:.0f}", f"{right:.0f}", f"{right / left:.2f}", f"{statistics.median(per_cpu):.0f}"
+        )
+    console.print(table)
+
+
+def _speed(work: Callable[[], int], group: RolloutGroup) -> tuple[float, float]:
+    """Tokens a second, and tokens a CPU-second of the actor's processes."""
+    cpu, started = _cpu_seconds(group), time.perf_counter()
+    tokens = work()
+    seconds = time.perf_counter() - started
+    return tokens / seconds, tokens / max(1e-9, _cpu_seconds(group) - cpu)
+
+
+def _through_actor(group: RolloutGroup, requests: Sequence[GenerationRequest]) -> int:
+    generations = list(group.client().generate(requests))
+    return sum(len(c.token_ids) for g in generations for c in g.completions)
+
+
+def _prompt(tokenizer: Any, index: int) -> tuple[int, ...]:
+    messages = [{"role": "user", "content": PROMPT.format(index)}]
+    return tuple(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False))
+
+
+def _cpu_seconds(group: RolloutGroup) -> float:
+    total = 0.0
+    for info in group.infos():
+        actor = psutil.Process(info.pid)
+        for process in (actor, *actor.children(recursive=True)):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def _update(group: RolloutGroup, path: Path, dtype: str, rounds: int) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from actors.weights import ModuleSource, send_weights
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
+    source = ModuleSource(model)
+    streamed, reloaded, version = [], [], group.weights.version
+    for turn in range(rounds + 1):
+        version += 1
+        started = time.perf_counter()
+        receipt = send_weights(source, group.engines, version, backend="shm")
+        group.published(WeightsRef(version, receipt.path))
+        stream_seconds = time.perf_counter() - started
+        version += 1
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.perf_counter()
+            model.save_pretrained(folder)
+            group.load(folder, version)
+            reload_seconds = time.perf_counter() - started
+        if turn:
+            streamed.append(stream_seconds)
+            reloaded.append(reload_seconds)
+    left, right = statistics.median(streamed), statistics.median(reloaded)
+    console.print(
+        f"weight update, {receipt.bytes >> 20} MB: shared memory {left:.2f} s, save and reload {right:.2f} s, "
+        f"ratio {left / right:.2f}"
+    )
+
+
+if __name__ == "__main__":
+    app()
