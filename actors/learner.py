@@ -139,6 +139,10 @@ class LearnerGroup:
         self._start()
         return self.load_checkpoint(directory)
 
+    def pids(self) -> list[int]:
+        """The process of each rank, on its own node."""
+        return self._call("pid")
+
     def shutdown(self) -> None:
         """Ends every rank."""
         for rank in self._ranks:

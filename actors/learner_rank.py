@@ -15,9 +15,12 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +69,10 @@ class LearnerRank:
         self.spec = spec
         self.rank = int(os.environ["RANK"])
         self.skipped_in_a_row = 0
+
+    def pid(self) -> int:
+        """This process, for logs and for tests that end it."""
+        return os.getpid()
 
     def endpoint(self) -> tuple[str, int]:
         """Where the others can meet this rank."""
@@ -238,24 +245,47 @@ class LearnerRank:
         return [record(root, path) for path in mine]
 
     def load(self, directory: str, saved_world_size: int) -> None:
-        """Everything that `save` wrote."""
+        """Everything that `save` wrote; from another number of ranks, all but random states (Universal Checkpoint)."""
         root = Path(directory)
-        assert saved_world_size == dist.get_world_size()
+        same_size = saved_world_size == dist.get_world_size()
         for name, model in self._models():
-            loaded, _ = model.engine.load_checkpoint(
-                str(root), tag=name, load_module_strict=self.spec.learner.lora is None
-            )
+            with nullcontext(root) if same_size else self._universal(root, name, model) as source:
+                loaded, _ = model.engine.load_checkpoint(
+                    str(source), tag=name, load_module_strict=self.spec.learner.lora is None
+                )
             if loaded is None:
                 raise RuntimeError(f"checkpoint {root}: DeepSpeed found nothing to load for {name}")
-        state = pickle.loads((root / f"rank_{self.rank:05d}.pkl").read_bytes())
-        torch.set_rng_state(state["torch"])
-        np.random.set_state(state["numpy"])
-        random.setstate(state["python"])
+        state = pickle.loads((root / f"rank_{self.rank if same_size else 0:05d}.pkl").read_bytes())
+        if same_size:
+            torch.set_rng_state(state["torch"])
+            np.random.set_state(state["numpy"])
+            random.setstate(state["python"])
         self.skipped_in_a_row = state["skipped_in_a_row"]
         if self.ppo is not None and state["ppo"] is not None:
             self.ppo.state = state["ppo"]
             self.ppo.weights_version = state["weights_version"]
         dist.barrier()
+
+    @contextmanager
+    def _universal(self, root: Path, name: str, model: ShardedModel) -> Iterator[Path]:
+        """A conversion of one model's shards that any number of ranks can load; gone afterwards."""
+        target = root.parent / f".universal-{root.name}"
+        if self.rank == 0:
+            command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+            command += ["--input_folder", str(root / name), "--output_folder", str(target / name)]
+            command += ["--num_extract_workers", "1", "--num_merge_workers", "1"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=self.spec.learner.deadline_seconds)
+            if done.returncode:
+                raise RuntimeError(f"checkpoint {root} cannot be converted: {done.stderr[-2000:]}")
+        dist.barrier()
+        model.engine._config.load_universal_checkpoint = True  # decided at load, not at initialisation
+        try:
+            yield target
+        finally:
+            model.engine._config.load_universal_checkpoint = False
+            dist.barrier()
+            if self.rank == 0:
+                shutil.rmtree(target, ignore_errors=True)
 
     def _models(self) -> Iterator[tuple[str, ShardedModel]]:
         yield "policy", self.policy

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ledex_ray.config import LearnerConfig, OptimizerConfig
+from ledex_ray.planner import BUCKET_ELEMENTS
 
 
 @dataclass(frozen=True)
@@ -145,13 +146,19 @@ def schedule(optimizer: OptimizerConfig, total_steps: int) -> Callable[[int], fl
 
 def deepspeed_config(learner: LearnerConfig, optimizer: OptimizerConfig, *, bf16: bool) -> dict[str, Any]:
     """What DeepSpeed is told. Gradients accumulate and travel in fp32 whatever the model's precision."""
-    zero: dict[str, Any] = {"stage": learner.zero_stage, "overlap_comm": learner.gpus > 0}
+    bucket = BUCKET_ELEMENTS["gpu" if learner.gpus else "cpu"]
+    zero: dict[str, Any] = {
+        "stage": learner.zero_stage,
+        "overlap_comm": learner.gpus > 0,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
+    }
     if learner.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": learner.gpus > 0}
         if learner.zero_stage == 3:
             zero["offload_param"] = {"device": "cpu", "pin_memory": learner.gpus > 0}
     if learner.zero_stage == 3:
-        zero["stage3_gather_16bit_weights_on_model_save"] = True
+        zero["stage3_prefetch_bucket_size"] = bucket
     return {
         "train_micro_batch_size_per_gpu": 1,
         # The real number varies by step (set_gradient_accumulation_boundary). With 1, offload would drop all but the

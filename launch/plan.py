@@ -1,0 +1,85 @@
+"""`ledex plan`: what a recipe needs on each kind of actor, before anything is started. No Ray, no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from actors.precision import resolve_precision
+from ledex_ray.errors import BadInput
+from ledex_ray.planner import GIB, Plan, read_shape
+from ledex_ray.planner import plan as make_plan
+
+
+def plan(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a packaged recipe.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides.")] = None,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs there are; 0 plans a CPU machine.")] = 0,
+    gpu_memory: Annotated[
+        float | None, typer.Option(min=1, help="GiB of one GPU; with --gpus 0, of the whole machine.")
+    ] = None,
+) -> None:
+    """Show memory and placement of a recipe before anything is started; exit 1 where it does not fit.
+
+    Example: ledex plan quickstart --gpus 8 --gpu-memory 80 model=Qwen/Qwen2.5-Coder-7B-Instruct
+    """
+    from launch.cli import read_recipe
+
+    resolved = read_recipe(recipe, overrides)
+    if gpus and gpu_memory is None:
+        raise BadInput("--gpu-memory", "is missing", expected="GiB of one GPU, e.g. --gpu-memory 80")
+    if gpus:
+        learner = resolved.learner.model_copy(update={"gpus": resolved.learner.gpus or 1})
+        rollout = resolved.rollout.model_copy(update={"gpus": resolved.rollout.gpus or 1})
+        resolved = resolved.model_copy(update={"learner": learner, "rollout": rollout})
+    shape = read_shape(_configuration(resolved.model.name))
+    precision = resolve_precision(resolved.model.dtype, gpus)
+    memory = gpu_memory if gpu_memory is not None else _machine_gib()
+    made = make_plan(resolved, shape, precision=precision, gpus=gpus, gpu_memory_gb=memory)
+    where = f"{gpus} GPUs of {memory:g} GiB" if gpus else f"a CPU machine of {memory:.0f} GiB"
+    _show(made, f"{resolved.model.name}: {shape.parameters / 1e6:,.0f} M parameters, {precision}, on {where}")
+    if not made.fits:
+        raise typer.Exit(1)
+
+
+def _show(made: Plan, title: str) -> None:
+    console = Console()
+    table = Table(title=title, title_justify="left")
+    for column in ("actor", "count", "on", "GiB each", "of which", "note"):
+        table.add_column(column, justify="right" if column in ("count", "GiB each") else "left")
+    for actor in made.actors:
+        parts = ", ".join(f"{part.name} {part.bytes / GIB:.2f}" for part in actor.parts if part.bytes)
+        table.add_row(actor.kind, str(actor.count), actor.device, f"{actor.bytes / GIB:.2f}", parts, actor.note)
+    console.print(table)
+    console.print(f"largest learner.tokens_per_micro_batch that fits: {made.token_budget}")
+    if made.gpus_needed:
+        console.print(f"GPUs taken: {made.gpus_needed:g}")
+    for line in made.advice:
+        console.print(f"does not fit: {line}", style="red", markup=False)
+
+
+def _configuration(name: str) -> Path:
+    """A directory with the model's config.json: the packaged model, a path, or the hub's configuration alone."""
+    from launch.model_cache import PACKAGED_MODEL, resolve_model
+
+    if name == PACKAGED_MODEL or Path(name).is_dir():
+        return resolve_model(name)
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, "config.json")).parent
+    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError, ValueError) as error:
+        raise BadInput(
+            name, f"has no configuration here or on the hub ({type(error).__name__})", expected="a path or a hub id"
+        ) from error
+
+
+def _machine_gib() -> float:
+    meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
+    (total,) = (line.split()[1] for line in meminfo.splitlines() if line.startswith("MemTotal:"))
+    return int(total) * 1024 / GIB

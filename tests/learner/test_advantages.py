@@ -1,0 +1,112 @@
+"""Advantages: GAE equals RLlib's on every ragged batch; the separated form; group estimators; whitening."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ledex_ray.advantages import comparable, gae, grpo, informative, rewards_to_go, rloo, whiten
+
+FLOATS = st.floats(-5, 5, width=32)
+EPISODES = st.lists(st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=20), min_size=1, max_size=6)
+SHARES = st.floats(0, 1, width=32)
+
+
+def ragged(rows: list[list[tuple[float, float]]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(rewards, values, mask), garbage beyond the mask."""
+    longest = max(map(len, rows))
+    rewards, values, mask = torch.full((3, len(rows), longest), 7.0).unbind()
+    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        rewards[i, : len(row)] = torch.tensor([r for r, _ in row])
+        values[i, : len(row)] = torch.tensor([v for _, v in row])
+        mask[i, : len(row)] = True
+    return rewards, values, mask
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=60)
+@given(EPISODES, SHARES, SHARES)
+def test_gae_equals_rllibs_value_targets(rows: list[list[tuple[float, float]]], gamma: float, lam: float) -> None:
+    from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
+
+    rewards, values, mask = ragged(rows)
+    advantages, returns = gae(rewards, values, mask, gamma, lam)
+    for i, row in enumerate(rows):
+        n = len(row)
+        ends = np.arange(n) == n - 1
+        targets = compute_value_targets(
+            values=values[i, :n].numpy(),
+            rewards=rewards[i, :n].numpy(),
+            terminateds=ends.astype(np.float32),
+            truncateds=np.zeros(n, dtype=np.float32),
+            gamma=gamma,
+            lambda_=lam,
+        )
+        np.testing.assert_allclose(returns[i, :n].numpy(), targets, atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(advantages[i, :n].numpy(), targets - values[i, :n].numpy(), atol=1e-4, rtol=1e-4)
+    assert not advantages[~mask].any() and not returns[~mask].any()
+
+
+@given(EPISODES, SHARES, SHARES, st.data())
+def test_separated_gae_is_two_episodes_end_to_end(
+    rows: list[list[tuple[float, float]]], gamma: float, lam: float, data: st.DataObject
+) -> None:
+    rewards, values, mask = ragged(rows)
+    ends = torch.zeros_like(mask)
+    cuts = [data.draw(st.integers(0, len(row) - 1)) for row in rows]
+    for i, cut in enumerate(cuts):
+        ends[i, cut] = True
+    advantages, _ = gae(rewards, values, mask, gamma, lam, ends)
+    for i, (row, cut) in enumerate(zip(rows, cuts, strict=True)):
+        parts = [part for part in (row[: cut + 1], row[cut + 1 :]) if part]
+        expected = torch.cat([gae(*ragged([part]), gamma, lam)[0][0] for part in parts])
+        torch.testing.assert_close(advantages[i, : len(row)], expected)
+
+
+def test_what_a_refinement_earns_does_not_reach_a_separated_explanation() -> None:
+    ends = torch.tensor([[False, True, False, False]])
+    mask, values = torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, 4)
+    low, high = torch.tensor([[0.0, 1.0, 0.0, 2.0]]), torch.tensor([[0.0, 1.0, 0.0, 9.0]])
+    assert torch.equal(gae(low, values, mask, 1, 1, ends)[0][:, :2], gae(high, values, mask, 1, 1, ends)[0][:, :2])
+    assert not torch.equal(gae(low, values, mask, 1, 1)[0][:, :2], gae(high, values, mask, 1, 1)[0][:, :2])
+
+
+def test_rewards_to_go_discount() -> None:
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    assert rewards_to_go(torch.tensor([[1.0, 0.0, 4.0]]), mask, 0.5).tolist() == [[2.0, 2.0, 4.0]]
+
+
+def test_rloo_compares_with_the_mean_of_the_others() -> None:
+    assert rloo([1.0, 2.0, 6.0, 5.0, 5.0], ["a", "a", "a", "b", "b"]) == pytest.approx([-3.0, -1.5, 4.5, 0.0, 0.0])
+
+
+def test_grpo_divides_by_the_groups_sample_deviation() -> None:
+    assert grpo([0.0, 2.0, 4.0], ["a"] * 3, eps=0.0) == pytest.approx([-1.0, 0.0, 1.0])
+
+
+def test_a_group_of_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="group b has one member"):
+        rloo([1.0, 2.0, 3.0], ["a", "a", "b"])
+
+
+def test_unscored_members_leave_a_group_and_a_group_of_one_goes() -> None:
+    assert comparable(["a", "a", "b", "b", "b"], [True, False, True, True, False]) == [False, False, True, True, False]
+
+
+def test_groups_whose_scores_do_not_vary_are_filtered() -> None:
+    kept = informative([1.0, 1.0, 1.0, 2.0, 3.0, 9.0], list("aabbcc"), [True, True, True, True, True, False])
+    assert kept == [False, False, True, True, False, False]
+
+
+@given(EPISODES)
+def test_whitening_ignores_what_is_masked(rows: list[list[tuple[float, float]]]) -> None:
+    rewards, _, mask = ragged(rows)
+    white = whiten(rewards, mask)
+    assert not white[~mask].any()
+    assert float(white[mask].mean()) == pytest.approx(0.0, abs=1e-4)
+    if float(rewards[mask].std(unbiased=False)) > 1e-3:
+        assert float(white[mask].std(unbiased=False)) == pytest.approx(1.0, abs=1e-3)
