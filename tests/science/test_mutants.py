@@ -72,7 +72,8 @@ def test_operator_yields_its_edit(operator: str, before: str, after: str) -> Non
 
 def test_return_moves_into_the_loop_before_it() -> None:
     program = "def f(xs):\n    n = 0\n    for x in xs:\n        n += x\n    return n\n"
-    assert find("early return", "return n", "return n", program).source == program.replace("    return", "        return")
+    moved = program.replace("    return", "        return")
+    assert find("early return", "return n", "return n", program).source == moved
 
 
 def test_dropped_branch_of_one_statement_leaves_a_body() -> None:
