@@ -156,15 +156,13 @@ def bubblewrap_command(python: Interpreter, config: JudgeConfig, scratch: Path |
     spaces = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     command = [found, *(spaces if as_root else ["--unshare-all"]), "--new-session", "--die-with-parent"]
     command += ["--dev", "/dev"]
-    paths = [*python.readable, python.executable, *config.packages, str(_HERE)]
-    for path in dict.fromkeys(paths):
-        if os.path.islink(path):
-            command += ["--symlink", os.readlink(path), path]
-        else:
-            command += ["--ro-bind", path, path]
+    paths = list(dict.fromkeys([*python.readable, python.executable, *config.packages, str(_HERE)]))
+    folders = {parent for path in [*paths, scratch or "/"] for parent in Path(path).parents[:-1]}
+    for folder in sorted(folders - set(map(Path, paths))):  # those that bubblewrap makes itself are closed to users
+        command += ["--perms", "0755", "--dir", str(folder)]
+    for path in paths:
+        command += ["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
     if scratch is not None:
-        for parent in reversed(scratch.parents[:-1]):  # made by hand, else they are closed to other users
-            command += ["--perms", "0755", "--dir", str(parent)]
         command += ["--bind", str(scratch), str(scratch)]
     if as_root:  # the process takes its own user id inside
         command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]

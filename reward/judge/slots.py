@@ -7,6 +7,7 @@ the last one left. Without root there is no user id to give, and the number serv
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -110,6 +111,8 @@ def over_quota(directory: Path) -> bool:
                         pending.append(entry.path)
                     if n_entries > MAX_ENTRIES or n_bytes > MAX_BYTES:
                         return True
-        except OSError:  # it was removed or closed to us in between; what it holds was counted or is counted next time
-            continue
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # deeper than any path: nobody needs that, and much could lie there
+                return True
+            continue  # it was removed in between; what it holds was counted or is counted next time
     return False

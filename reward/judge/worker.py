@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 SUITES_HELD = 64  # problems whose tests the referee keeps prepared
 SCRATCH_EVERY = 0.05  # seconds between two looks at the scratch directory of a running program
 GRACE = 10.0  # seconds for the referee's own work, beyond the program's time
-FILE_BYTES = 16 << 20
+FILE_BYTES = 8 << 20  # of one file; with 64 descriptors, what removed but open files can hold is bounded
 
 
 class WorkerFault(Exception):
@@ -232,6 +232,7 @@ class Judge:
             ready = {descriptor for descriptor, _ in poll.poll(wait * 1000)}
             if self._zygote.control.fileno() in ready:
                 ending = self._ending(over_disk)  # the referee sees the end of its socket and replies
+                deadline = min(deadline, time.monotonic() + GRACE)
                 poll.unregister(self._zygote.control)
             if self._referee.control.fileno() in ready:
                 reply = self._reply()
