@@ -41,6 +41,7 @@ class _Actor:
     probe: Any = None
     next_probe: float = 0.0
     asked_since: float = 0.0
+    alive_since: float = 0.0  # when Ray first said that the process we ask is up
     reason: str = "not ready yet"
 
 
@@ -182,15 +183,20 @@ class RayPool(Generic[T, R]):
         for name in self._pool.members(Health.DOWN):
             actor = self._actors[name]
             if actor.probe is None and now >= actor.next_probe:
-                actor.probe, actor.asked_since = actor.handle.ready.remote(), now
+                actor.probe, actor.asked_since, actor.alive_since = actor.handle.ready.remote(), now, 0.0
+                actor.next_probe = now + PROBE_SECONDS
             elif actor.probe is not None and ray.wait([actor.probe], timeout=0)[0]:
                 self._answered(name, actor)
-            elif now - actor.asked_since > min(self._service.seconds(1), self._service.ready_seconds):
-                self._check_silent(name, actor, now - actor.asked_since)
-        serving = self._pool.members(Health.READY) + self._pool.members(Health.RETIRING)
-        shortest = min((now - a.down_since for a in self._actors.values()), default=math.inf)
-        if self._pool.unfinished and not serving and shortest > 2 * self._service.ready_seconds:
+            elif actor.probe is not None and now >= actor.next_probe:
+                actor.next_probe = now + PROBE_SECONDS
+                self._check_silent(name, actor)
+        living = [self._actors[name] for name in self._pool.members()]
+        shortest = min((now - actor.down_since for actor in living), default=math.inf)
+        if self._pool.unfinished and not self._serving() and shortest > 2 * self._service.ready_seconds:
             raise NoMembers("; ".join(f"{name}: {a.reason}" for name, a in self._actors.items()) or "no actors")
+
+    def _serving(self) -> tuple[str, ...]:
+        return self._pool.members(Health.READY) + self._pool.members(Health.RETIRING)
 
     def _answered(self, name: str, actor: _Actor) -> None:
         probe, actor.probe = actor.probe, None
@@ -199,23 +205,31 @@ class RayPool(Generic[T, R]):
         except (ray.exceptions.RayError, TimeoutError) as error:
             actor.reason = _first_line(error)
             actor.next_probe = time.monotonic() + PROBE_SECONDS
+            if watchdog.whereabouts(actor.handle).state == "DEAD":
+                self._pool.retire(name)
             return
         if not self._service.usable(name, actor.handle, info):
             actor.reason, actor.next_probe = "holds other weights", time.monotonic() + PROBE_SECONDS
             return
         self._pool.ready(name)
 
-    def _check_silent(self, name: str, actor: _Actor, silent_seconds: float) -> None:
+    def _check_silent(self, name: str, actor: _Actor) -> None:
         """An actor that does not answer `ready`: one that runs is stuck; one that starts has longer."""
-        at = watchdog.whereabouts(actor.handle)
-        if at.alive:
-            self._end(name, actor.handle, at, (), silent_seconds)
-        elif silent_seconds > self._service.ready_seconds:
-            log.warning("actor=%s not started after %.0f s (%s)", name, silent_seconds, actor.reason)
+        at, now = watchdog.whereabouts(actor.handle), time.monotonic()
+        if at.state != "ALIVE":
+            actor.alive_since = 0.0
+            if now - actor.asked_since <= self._service.ready_seconds:
+                return
+            log.warning("actor=%s not started after %.0f s (%s)", name, now - actor.asked_since, actor.reason)
             ray.kill(actor.handle, no_restart=False)
-        else:
+        elif not actor.alive_since:
+            actor.alive_since = now
             return
-        actor.probe, actor.next_probe = None, time.monotonic() + PROBE_SECONDS
+        elif now - actor.alive_since <= min(self._service.seconds(1), self._service.ready_seconds):
+            return
+        else:
+            self._end(name, actor.handle, at, (), now - actor.alive_since)
+        actor.probe = None
 
     def _end(
         self, name: str, handle: Any, at: watchdog.Whereabouts, items: tuple[str, ...], silent_seconds: float
@@ -228,7 +242,7 @@ class RayPool(Generic[T, R]):
 
     def _lost(self, name: str, reason: str, *, strike: bool = True) -> None:
         actor = self._actors[name]
-        if name not in self._pool.members(Health.READY) + self._pool.members(Health.RETIRING):
+        if name not in self._serving():
             return  # known already: another of its calls told
         self.counts.deaths += strike
         actor.down_since, actor.next_probe, actor.reason = time.monotonic(), 0.0, reason
@@ -238,14 +252,16 @@ class RayPool(Generic[T, R]):
     def _end_overdue(self) -> None:
         for lease in self._pool.overdue():
             actor = self._actors[lease.member]
-            if lease.member not in self._pool.members(Health.READY) + self._pool.members(Health.RETIRING):
+            if lease.member not in self._serving():
                 continue
             stalled = self._stalled_seconds(actor)
             if stalled < self._service.seconds(len(lease.items)):
                 self._pool.extend(lease.member, stalled)
                 continue
             since = time.monotonic() - lease.since
-            self._end(lease.member, actor.handle, watchdog.whereabouts(actor.handle), lease.item_ids, since)
+            at = watchdog.whereabouts(actor.handle)
+            if at.state == "ALIVE":  # else another client has ended it already
+                self._end(lease.member, actor.handle, at, lease.item_ids, since)
             self._lost(lease.member, f"silent for {since:.0f} s")
 
     def _stalled_seconds(self, actor: _Actor) -> float:

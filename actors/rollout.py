@@ -181,6 +181,15 @@ class RolloutGroup:
                 found[calls[call]] = result
         return found
 
+    def sleep(self) -> None:
+        """Frees the engines' GPU memory for a colocated learner, weights included."""
+        ray.get([engine.sleep.remote() for engine in self.engines], timeout=self.config.deadline_seconds)
+
+    def wake_up(self, tags: Sequence[str]) -> None:
+        """Takes GPU memory back: ("weights",) before an update, ("kv_cache",) after it."""
+        calls = [engine.wake_up.remote(list(tags)) for engine in self.engines]
+        ray.get(calls, timeout=self.config.deadline_seconds)
+
     def engine(self, name: str) -> Any:
         """The handle of the engine so named."""
         return self._engines[name]

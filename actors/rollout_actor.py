@@ -36,6 +36,7 @@ class RolloutActor:
         self._incarnation = uuid.uuid4().hex
         self._held = held
         self._streamed = False  # weights that came from the learner and may be newer than what a request names
+        self._labelled = False  # the engine's process knows the version it starts with
         self._busy = 0
         self._moved = started  # when a request last started on an idle engine, or finished
         self._update = asyncio.Lock()  # one weight update at a time
@@ -48,9 +49,13 @@ class RolloutActor:
         self._ready_seconds = time.monotonic() - started
 
     async def ready(self) -> EngineInfo:
-        """What this engine is; returns once it serves."""
-        await self._guard(self._llm.update_weight_version(str(self._held.version)))
-        await self._rpc("install_prompt_temperature")
+        """What this engine is; returns once it serves, after a round trip to its own process."""
+        if self._labelled:
+            await self._guard(self._llm.get_weight_version())
+        else:
+            self._labelled = True
+            await self._guard(self._llm.update_weight_version(str(self._held.version)))
+            await self._rpc("install_prompt_temperature")
         return self.info()
 
     def info(self) -> EngineInfo:

@@ -52,9 +52,9 @@ def end_process(pid: int, node_id: str) -> bool:
 
 @dataclass(frozen=True)
 class Whereabouts:
-    """Where Ray last saw an actor. `alive` is False while it starts."""
+    """Where Ray last saw an actor: `state` is ALIVE, DEAD (for good), or one of those on the way."""
 
-    alive: bool
+    state: str
     pid: int
     node_id: str
 
@@ -63,7 +63,7 @@ def whereabouts(handle: Any) -> Whereabouts:
     """What Ray's control store knows of an actor, without asking the actor."""
     # The public state API needs the dashboard, which a local Ray here does not run.
     found = ray._private.state.actors(handle._actor_id.hex())
-    return Whereabouts(found.get("State") == "ALIVE", found.get("Pid", 0), found.get("Address", {}).get("NodeID", ""))
+    return Whereabouts(found.get("State", ""), found.get("Pid", 0), found.get("Address", {}).get("NodeID", ""))
 
 
 def report_stuck(items: tuple[str, ...], actor: str, since_seconds: float, stack: str) -> None:
