@@ -7,15 +7,14 @@ import secrets
 import time
 from pathlib import Path
 
-from hostile import Hostile
-from hostile_exhaust import EXHAUST
-from hostile_forge import FORGE
-from hostile_judge import CORRUPT, JUDGE
-from hostile_reach import OUTLIVE, READ, WRITE
-
 from ledex_ray.problems import AssertTest, CallTest, Limits, Problem, StdioTest
 from ledex_ray.records import Status, TestStatus, Verdict
 from reward.judge import Judge
+from tests.judge.hostile import Hostile
+from tests.judge.hostile_exhaust import EXHAUST
+from tests.judge.hostile_forge import FORGE
+from tests.judge.hostile_judge import CORRUPT, JUDGE
+from tests.judge.hostile_reach import OUTLIVE, READ, WRITE
 
 ALL = [*EXHAUST, *OUTLIVE, *READ, *WRITE, *FORGE, *CORRUPT, *JUDGE]
 LIMITS = Limits(cpu_seconds=1.0, memory_mb=256)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hostile import Hostile, escape
+from tests.judge.hostile import Hostile, escape
 
 _MMAP = "import ctypes\nlibc = ctypes.CDLL(None)\nlibc.mmap.restype = ctypes.c_void_p\n"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hostile import Hostile, forgery
+from tests.judge.hostile import Hostile, forgery
 
 _EQUAL = """
 class Equal{base}:
@@ -82,6 +82,7 @@ FORGE = [
                     setattr(module, name, lambda *a, **k: '"v":true')
         def solve(*a): return 0
         """,
+        slow=True,
     ),
     forgery(
         "patches the runner to say passed",

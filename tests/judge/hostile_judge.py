@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hostile import Hostile, escape, forgery
+from tests.judge.hostile import Hostile, escape, forgery
 
 CORRUPT = [
     Hostile(
@@ -10,6 +10,7 @@ CORRUPT = [
         "import math, builtins, sys, random, json\nmath.sqrt = None\n"
         "builtins.sum = builtins.len = lambda *a: 0\nsys.modules['collections'] = None\nsys.path.clear()\n"
         "sys.meta_path.clear()\njson.loads = None\ndef attack(*a):\n    return ''\n",
+        slow=True,
     ),
     Hostile(
         "leaves a module in its place",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hostile import Hostile, escape
+from tests.judge.hostile import Hostile, escape
 
 OUTLIVE = [
     escape(
@@ -72,7 +72,8 @@ READ = [
     escape(
         "the secret through openat2",
         "import ctypes, os\nhow = (ctypes.c_uint64 * 3)()\n"
-        "fd = ctypes.CDLL(None).syscall(437, -100, secret.encode(), ctypes.byref(how), 24)\nif fd >= 0:\n    return 'fd'",
+        "fd = ctypes.CDLL(None).syscall(437, -100, secret.encode(), ctypes.byref(how), 24)\n"
+        "if fd >= 0:\n    return 'fd'",
     ),
     escape(
         "the secret with the x32 bit",
@@ -203,7 +204,8 @@ WRITE = [
     ),
     escape(
         "bpf",
-        "import ctypes\nb = (ctypes.c_uint32 * 32)()\nif ctypes.CDLL(None).syscall(321, 0, b, 64) >= 0:\n    return 'bpf'",
+        "import ctypes\nb = (ctypes.c_uint32 * 32)()\n"
+        "if ctypes.CDLL(None).syscall(321, 0, b, 64) >= 0:\n    return 'bpf'",
     ),
     escape("becomes root", "import os\nif os.getuid() != 0:\n    os.setuid(0)\n    return 'root'"),
     escape(

@@ -11,13 +11,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from exposure import ALL, LIMITS, Witness, reached  # noqa: E402
-from hostile_forge import FORGE  # noqa: E402
-
-from ledex_ray.problems import AssertTest, Problem  # noqa: E402
-from reward.judge import Judge, JudgeConfig  # noqa: E402
+from ledex_ray.problems import AssertTest, Problem
+from reward.judge import Judge, JudgeConfig
+from tests.judge.exposure import ALL, LIMITS, Witness, reached
+from tests.judge.hostile_forge import FORGE
 
 
 def contained(tier: str) -> dict[str, object]:

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exposure import ALL, Witness, reached
-from hostile import Hostile
 
 from reward.judge import Judge, JudgeConfig, available_tiers
+from tests.judge.exposure import ALL, Witness, reached
+from tests.judge.hostile import Hostile
 
 MATRIX = Path(__file__).with_name("matrix.py")
 ORDINARY = 54_321
-WAITING_SAMPLE = {"endless loop", "fork bomb", "many full files", "sleep", "endless loop with signals ignored"}
+WAITING_SAMPLE = {"endless loop", "many full files", "sleep"}
 QUICK = [hostile for hostile in ALL if not hostile.slow or hostile.name in WAITING_SAMPLE]
 
 
