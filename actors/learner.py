@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors import checkpoint
 from actors.failures import GangLost
-from actors.precision import resolve_precision
+from actors.precision import openmp_environment, resolve_precision
 from ledex_ray.config import LearnerConfig, ModelConfig, OptimizerConfig, PPOConfig
 from ledex_ray.episodes import Episode, SupervisedExample
 from ledex_ray.errors import BadInput
@@ -189,7 +189,7 @@ class LearnerGroup:
         environment = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(self.learner.ranks)}
         if self.learner.gpus == 0:
             threads = self.learner.threads or max(1, (os.cpu_count() or 1) // self.learner.ranks)
-            environment |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(threads)}
+            environment |= {"DS_ACCELERATOR": "cpu"} | openmp_environment(threads)
         return environment
 
     def _call(self, method: str, *arguments: Any, deadline: float | None = None) -> list[Any]:

@@ -28,6 +28,7 @@ from actors.generation import (
     satisfies,
 )
 from actors.pool import Dropped
+from actors.precision import openmp_environment
 from actors.ray_pool import RayPool, Service
 from actors.rollout_actor import RolloutActor
 from ledex_ray.config import ModelConfig, RolloutConfig
@@ -276,7 +277,7 @@ def engine_environment(config: RolloutConfig) -> dict[str, str]:
     if not config.gpus:
         threads = config.threads or len(os.sched_getaffinity(0))
         # "auto" would bind every engine of a node to the same core.
-        variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}
+        variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} | openmp_environment(threads)
         if config.tensor_parallel == 1:
             # The engine's only worker then lives in the engine's own process: half the start, 0.8 GB less.
             variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"

@@ -17,6 +17,7 @@ import ray
 
 from actors.embedder import EmbedderActor
 from actors.local_ray import start_ray
+from actors.precision import openmp_environment
 from actors.rollout import RolloutGroup
 from actors.sandbox import SandboxGroup
 from launch.console import log
@@ -74,7 +75,7 @@ class Fleet:
     def embedder(self) -> ray.actor.ActorHandle:
         """The actor that holds the explanation encoder."""
         return EmbedderActor.options(  # type: ignore[attr-defined]
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}}
+            runtime_env={"env_vars": openmp_environment(1)}
         ).remote(str(resolve_encoder(self.recipe.reward.encoder)))
 
     @contextmanager

@@ -15,6 +15,7 @@ import pytest
 
 os.environ.update(
     DS_ACCELERATOR="cpu",
+    OMP_WAIT_POLICY="PASSIVE",  # spinning threads and busy cores: twenty times slower
     RAY_USAGE_STATS_ENABLED="0",
     TOKENIZERS_PARALLELISM="false",
     VLLM_CPU_OMP_THREADS_BIND="nobind",  # "auto" binds every engine to core 0
