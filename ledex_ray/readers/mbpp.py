@@ -37,20 +37,24 @@ def _problem(row: Row, where: str) -> Problem:
     tests = row.get("test_list")
     if not isinstance(tests, list) or not tests or not all(isinstance(t, str) for t in tests):
         raise BadInput(where, "field 'test_list'", given=tests, expected="a list of assert statements")
-    code = text_field(row, "code", where).replace("\r\n", "\n")
+    code = _unix(text_field(row, "code", where))
     setup = [text_field(row, "test_setup_code", where, required=False), *(row.get("test_imports") or [])]
     return Problem(
         id=f"MBPP/{number}",
         text=text_field(row, "text" if "text" in row else "prompt", where),
-        tests=tuple(AssertTest(test.strip().replace("\r\n", "\n")) for test in tests),
+        tests=tuple(AssertTest(_unix(test.strip())) for test in tests),
         entry_point=_entry_point(code, tests, where),
-        setup="\n".join(line.replace("\r\n", "\n") for line in setup if line.strip()),
+        setup="\n".join(_unix(line) for line in setup if line.strip()),
         canonical_solutions=(code,),
         limits=SLOW.get(number),
         n_public=1,
         split=split_of(number),
         benchmark="mbpp",
     )
+
+
+def _unix(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _entry_point(code: str, tests: list[str], where: str) -> str:

