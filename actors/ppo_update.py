@@ -118,7 +118,7 @@ class PPOUpdate:
         metrics |= sums.means()
         if "kl_new" in metrics:
             metrics.setdefault("kl", metrics["kl_new"])
-        if self.config.kl_target is not None and "kl" in metrics:
+        if self.config.kl_target is not None and math.isfinite(metrics.get("kl", math.nan)):
             self.state.kl_coef = adapted_kl_coef(self.state.kl_coef, metrics["kl"], self.config.kl_target)
         tokens = sum(len(episode.token_ids) for episode in usable)
         return metrics | {
@@ -197,7 +197,8 @@ class PPOUpdate:
                 flat = torch.cat(returns)
                 metrics["explained_variance"] = explained_variance(torch.cat(scored.values), flat)
                 metrics["return_mean"], metrics["return_std"] = float(flat.mean()), float(flat.std(unbiased=False))
-                self.state.returns.add(flat)
+                if bool(flat.isfinite().all()):  # a bad reward costs its step, not the scale of all later ones
+                    self.state.returns.add(flat)
             else:
                 advantages_BL = rewards_to_go(rewards_BL, mask_BL, config.gamma, ends_BL)
             metrics["advantage_mean"] = float(advantages_BL[mask_BL].mean())

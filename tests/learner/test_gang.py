@@ -1,0 +1,227 @@
+"""The gang's life: ranks that die, resumed training bit-equal to training that was never interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.failures import GangLost, NonFiniteSteps
+from actors.learner import LearnerGroup
+from ledex_ray.config import LearnerConfig, LoraConfig, ModelConfig, OptimizerConfig, PPOConfig
+from ledex_ray.episodes import SupervisedExample
+from ledex_ray.errors import BadInput
+from tests.learner.batches import episodes, examples
+
+OPTIMIZER = OptimizerConfig(lr=1e-3, warmup_steps=2, schedule="cosine")
+
+
+def group(path: Path, ranks: int = 1, stage: int = 1, **changes: Any) -> LearnerGroup:
+    learner = LearnerConfig(
+        ranks=ranks,
+        zero_stage=stage,  # type: ignore[arg-type]
+        tokens_per_micro_batch=128,
+        threads=1,
+        lora=changes.pop("lora", None),
+        deadline_seconds=changes.pop("deadline", 120),
+    )
+    model = ModelConfig(dtype=changes.pop("dtype", "float32"))
+    return LearnerGroup(learner, model, path, OPTIMIZER, total_steps=20, seed=0, **changes)
+
+
+def weights_hash(learner: LearnerGroup, directory: Path) -> str:
+    exported = learner.export_model(directory)
+    return hashlib.sha256((exported / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.slow
+def test_a_rank_killed_within_an_update_is_noticed_and_the_replay_is_bit_equal(
+    tiny_llama: Path, tmp_path: Path, ray_session: None
+) -> None:
+    config = PPOConfig(optimizer=OPTIMIZER, minibatch_episodes=2, epochs=4, critic_warmup=1)
+    batches = [episodes(12, seed=seed, words=5000, longest=120) for seed in range(3)]
+    learner = group(tiny_llama, ranks=2, stage=2, ppo=config)
+    try:
+        learner.ppo_update(batches[0], 0)
+        learner.save_checkpoint(tmp_path / "checkpoints", {"iteration": 1})
+        expected = [learner.ppo_update(batches[i], i) for i in (1, 2)]
+        expected_weights = weights_hash(learner, tmp_path / "uninterrupted")
+
+        learner.load_checkpoint(tmp_path / "checkpoints")
+        victim = learner.pids()[1]
+        threading.Timer(0.5, os.kill, (victim, signal.SIGKILL)).start()
+        with pytest.raises(GangLost):
+            for i in (1, 2):
+                learner.ppo_update(batches[i], i)
+        assert learner.rebuild(tmp_path / "checkpoints") == {"iteration": 1}
+        replayed = [learner.ppo_update(batches[i], i) for i in (1, 2)]
+        for ours, theirs in zip(replayed, expected, strict=True):
+            assert {k: v for k, v in ours.items() if k != "seconds"} == {
+                k: v for k, v in theirs.items() if k != "seconds"
+            }
+        assert weights_hash(learner, tmp_path / "replayed") == expected_weights
+    finally:
+        learner.shutdown()
+
+
+DRIVER = """
+import hashlib, json, os, sys
+from pathlib import Path
+import ray
+from actors.learner import LearnerGroup
+from ledex_ray.config import LearnerConfig, ModelConfig, OptimizerConfig
+from tests.learner.batches import examples
+
+model, root, stop_after = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+ray.init(num_cpus=1, include_dashboard=False, object_store_memory=128 * 2**20, _temp_dir=sys.argv[4])
+learner = LearnerGroup(
+    LearnerConfig(tokens_per_micro_batch=128, threads=1), ModelConfig(dtype="float32"), model,
+    OptimizerConfig(lr=1e-3, warmup_steps=2, schedule="cosine"), total_steps=4, seed=0,
+)
+assert "torch" not in sys.modules
+state = learner.load_checkpoint(root / "checkpoints") or {"step": 0}
+for step in range(state["step"], 4):
+    learner.sft_step(examples(6, seed=step, words=5000))
+    learner.save_checkpoint(root / "checkpoints", {"step": step + 1})
+    if step + 1 == stop_after:
+        os.kill(os.getpid(), 9)
+exported = learner.export_model(root / "model")
+(root / "hash").write_text(hashlib.sha256((exported / "model.safetensors").read_bytes()).hexdigest())
+learner.shutdown()
+ray.shutdown()
+"""
+
+
+def drive(model: Path, root: Path, stop_after: int, short_tmp: Path) -> int:
+    root.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(model), str(root), str(stop_after), str(short_tmp)],
+        env=os.environ | {"PYTHONPATH": os.getcwd(), "RAY_ADDRESS": ""},
+        timeout=300,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-3000:]
+    return done.returncode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [(2,), pytest.param((1, 2, 3), marks=pytest.mark.acceptance)])
+def test_sft_whose_driver_was_killed_between_steps_ends_bit_equal(
+    kills: tuple[int, ...], tiny_llama: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="gang_") as scratch:
+        assert drive(tiny_llama, tmp_path / "whole", 0, Path(scratch) / "a") == 0
+        for number, stop_after in enumerate(kills):
+            assert drive(tiny_llama, tmp_path / "killed", stop_after, Path(scratch) / f"k{number}") != 0
+        assert drive(tiny_llama, tmp_path / "killed", 0, Path(scratch) / "b") == 0
+    assert (tmp_path / "killed" / "hash").read_text() == (tmp_path / "whole" / "hash").read_text()
+
+
+@pytest.mark.slow
+def test_two_ranks_resume_what_one_rank_saved(tiny_llama: Path, tmp_path: Path, ray_session: None) -> None:
+    one = group(tiny_llama, ranks=1, stage=1)
+    try:
+        one.sft_step(examples(6, seed=0, words=5000))
+        one.save_checkpoint(tmp_path, {"step": 1})
+        expected = [one.sft_step(examples(6, seed=seed, words=5000)) for seed in (1, 2)]
+    finally:
+        one.shutdown()
+    two = group(tiny_llama, ranks=2, stage=1)
+    try:
+        assert two.load_checkpoint(tmp_path) == {"step": 1}
+        got = [two.sft_step(examples(6, seed=seed, words=5000)) for seed in (1, 2)]
+    finally:
+        two.shutdown()
+    for ours, theirs in zip(got, expected, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+        assert ours["lr"] == theirs["lr"]
+
+
+@pytest.mark.slow
+def test_bad_steps_are_skipped_by_all_ranks_and_three_stop_with_ids(tiny_llama: Path, ray_session: None) -> None:
+    learner = group(tiny_llama, ranks=2, stage=1, ppo=PPOConfig(optimizer=OPTIMIZER, minibatch_episodes=12))
+    good = episodes(8, seed=0, words=5000)
+    try:
+        before = learner.sft_loss(examples(4, words=5000))
+        poisoned = [e for e in good if e.scored]
+        poisoned[0].rewards[-1] = np.nan  # one episode of one rank: whitening spreads it, no rank may step
+        for iteration in range(2):
+            metrics = learner.ppo_update(poisoned, iteration)
+            assert (metrics["skipped_steps"], metrics["steps"]) == (1.0, 0.0)
+        assert learner.sft_loss(examples(4, words=5000)) == before
+        assert learner.ppo_update(good, 2)["skipped_steps"] == 0.0
+        for iteration in range(3, 5):
+            learner.ppo_update(poisoned, iteration)
+        with pytest.raises(NonFiniteSteps) as caught:
+            learner.ppo_update(poisoned, 5)
+        assert set(caught.value.ids) == {e.id for e in poisoned}
+    finally:
+        learner.shutdown()
+
+
+@pytest.mark.slow
+def test_a_silent_gang_is_ended_at_its_deadline(tiny_llama: Path, ray_session: None) -> None:
+    learner = group(tiny_llama, deadline=60)
+    try:
+        pid = learner.pids()[0]
+        learner.learner = learner.learner.model_copy(update={"deadline_seconds": 2.0})
+        os.kill(pid, signal.SIGSTOP)
+        started = time.monotonic()
+        with pytest.raises(GangLost, match="silent"):
+            learner.sft_loss(examples(2, words=5000))
+        assert time.monotonic() - started < 30
+        os.kill(pid, signal.SIGCONT)
+    finally:
+        learner.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "lora"), [(1, LoraConfig(rank=4)), (3, None)])
+def test_the_exported_model_is_the_policy(
+    stage: int, lora: LoraConfig | None, tiny_llama: Path, tmp_path: Path, ray_session: None
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    learner = group(tiny_llama, ranks=1 if stage == 1 else 2, stage=stage, lora=lora)
+    ids = examples(1, seed=9, words=5000)[0].token_ids
+    try:
+        start = learner.log_probs([ids], 0.7)[0]
+        for seed in range(2):
+            learner.sft_step(examples(6, seed=seed, words=5000))
+        ours = learner.log_probs([ids], 0.7)[0]
+        learner.export_model(tmp_path / "model")
+        learner.export_model(tmp_path / "model")  # replaces what is there
+    finally:
+        learner.shutdown()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    AutoTokenizer.from_pretrained(tmp_path / "model")
+    tokens = torch.from_numpy(ids).long()
+    with torch.no_grad():
+        log_probs = torch.log_softmax(model(tokens[None]).logits[0, :-1] / 0.7, -1)
+    exported = log_probs.gather(1, tokens[1:, None]).squeeze(1).numpy()
+    np.testing.assert_allclose(ours, exported, atol=1e-5)
+    assert np.abs(ours - start).max() > 1e-3
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_stage_that_is_not_trained_with_is_refused_at_the_door(tiny_llama: Path) -> None:
+    with pytest.raises(BadInput, match="zero_stage"):
+        group(tiny_llama, stage=0)
+
+
+def test_an_example_without_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match="no token carries loss"):
+        SupervisedExample("e", np.zeros(3, dtype=np.int32), np.zeros(3, dtype=bool))

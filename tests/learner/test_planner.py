@@ -1,0 +1,98 @@
+"""The planner's arithmetic: exact parameter counts, monotone budgets, a refusal with advice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledex_ray.config import LearnerConfig, LoraConfig, ModelConfig, PPOConfig, Recipe, RolloutConfig
+from ledex_ray.errors import BadInput
+from ledex_ray.planner import GIB, largest_token_budget, learner_plan, plan, read_shape, shape_of
+
+QWEN_7B = {
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "intermediate_size": 18944,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+}
+STARCODER = {"model_type": "gpt_bigcode", "n_embd": 6144, "n_layer": 40, "n_head": 48, "n_inner": 24576}
+STARCODER |= {"vocab_size": 49152, "multi_query": True}
+
+
+def recipe(**learner: Any) -> Recipe:
+    return Recipe(
+        learner=LearnerConfig(**{"gpus": 1, **learner}),
+        rollout=RolloutConfig(gpus=1, actors=2),
+        model=ModelConfig(max_length=2048),
+    )
+
+
+def test_parameters_are_counted_from_the_weights(smollm2: Path) -> None:
+    assert read_shape(smollm2).parameters == 134_515_008
+
+
+@pytest.mark.parametrize(("config", "billions"), [(QWEN_7B, 7.615), (STARCODER, 15.5)])
+def test_parameters_by_formula(config: dict[str, Any], billions: float) -> None:
+    assert shape_of(config).parameters / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+def test_seven_billion_need_sharding_on_eight_gpus() -> None:
+    shape = shape_of(QWEN_7B)
+    alone = plan(recipe(ranks=1, zero_stage=1), shape, precision="bfloat16", gpus=8, gpu_memory_gb=80)
+    assert not alone.fits
+    assert "learner.zero_stage=3" in " ".join(alone.advice)
+    sharded = recipe(ranks=6, zero_stage=3, gradient_checkpointing=True)
+    assert plan(sharded, shape, precision="bfloat16", gpus=8, gpu_memory_gb=80).fits
+
+
+def test_too_few_gpus_are_named() -> None:
+    made = plan(recipe(ranks=6, zero_stage=3), shape_of(QWEN_7B), precision="bfloat16", gpus=4, gpu_memory_gb=80)
+    assert any("needs 8 GPUs, there are 4" in line for line in made.advice)
+
+
+def test_the_largest_budget_fits_and_the_next_does_not() -> None:
+    shape, wanted = shape_of(QWEN_7B), recipe(ranks=8, zero_stage=3)
+    memory = 60 * GIB
+    common: dict[str, Any] = {"stage": "ppo", "precision": "bfloat16", "device": "gpu"}
+    budget = largest_token_budget(wanted, shape, memory=memory, **common)
+
+    def needed(tokens: int) -> int:
+        learner = wanted.learner.model_copy(update={"tokens_per_micro_batch": tokens})
+        return learner_plan(wanted.model_copy(update={"learner": learner}), shape, **common).bytes
+
+    assert needed(budget) <= memory < needed(budget + 64)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"zero_stage": 3}, {"gradient_checkpointing": True}, {"lora": LoraConfig()}, {"offload": True}, {"ranks": 8}],
+)
+def test_each_measure_saves_memory(change: dict[str, Any]) -> None:
+    base = {"ranks": 4, "zero_stage": 1}
+    common: dict[str, Any] = {"stage": "sft", "precision": "bfloat16", "device": "gpu"}
+    shape = shape_of(QWEN_7B)
+    before = learner_plan(recipe(**base), shape, **common).bytes
+    assert learner_plan(recipe(**base | change), shape, **common).bytes < before
+
+
+def test_a_reference_and_a_critic_cost_what_they_hold() -> None:
+    shape = shape_of(QWEN_7B)
+
+    def parts(**ppo: Any) -> set[str]:
+        changed = recipe(ranks=4).model_copy(update={"ppo": PPOConfig(**ppo)})
+        return {p.name for p in learner_plan(changed, shape, stage="ppo", precision="bfloat16", device="gpu").parts}
+
+    assert {"reference", "critic"} <= parts(separate_critic=True)
+    assert "reference" not in parts(kl_coef=0.0)
+    assert "critic" not in parts(algorithm="grpo", separate_critic=True)
+
+
+def test_a_directory_without_a_configuration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no readable model configuration"):
+        read_shape(tmp_path)
