@@ -22,6 +22,7 @@ from ledex_ray.readers.evalplus import pending_arguments, with_expected
 log = logging.getLogger(__name__)
 
 VERSION = 1
+MAX_CPU_SECONDS = 60.0  # EvalPlus' own cap for a task
 MAX_LITERAL = 1_000_000  # characters; a dozen extreme inputs give values of up to a gigabyte
 
 
@@ -45,7 +46,8 @@ def needs_expected(problem: Problem) -> bool:
 def resolve_expected(problems: Iterable[Problem], run_canonical: RunCanonical) -> list[Problem]:
     """The same problems with every expected value known, from the cache or from `run_canonical`.
 
-    A problem gets a CPU limit of its own where its reference solution needs more than a quarter of the default.
+    A problem gets a CPU limit of its own where its reference solution needs more than a quarter of the default. Where
+    tests were left out that cost is mostly theirs, and the default stays.
     """
     return [_resolve(p, run_canonical) if needs_expected(p) else p for p in problems]
 
@@ -67,8 +69,8 @@ def _resolve(problem: Problem, run_canonical: RunCanonical) -> Problem:
     if left_out := len(problem.tests) - len(resolved.tests):
         log.info("%s: %d of %d tests left out, their expected values are too large", problem.id, left_out,
                  len(problem.tests))
-    needed = 4 * run.cpu_seconds
-    if problem.limits is None and needed > Limits().cpu_seconds:
+    needed = min(4 * run.cpu_seconds, MAX_CPU_SECONDS)
+    if problem.limits is None and not left_out and needed > Limits().cpu_seconds:
         resolved = dataclasses.replace(resolved, limits=Limits(cpu_seconds=needed))
     return resolved
 
