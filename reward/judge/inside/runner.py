@@ -6,6 +6,7 @@ no expected value, can reach nothing, and that its answers are plain data which 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import io
@@ -172,6 +173,9 @@ def _run_script(connection: socket.socket, program: str, prelude: str) -> int:
     except BaseException as error:
         code, failure = 1, _describe(error)
     try:
+        if "threading" in sys.modules:  # as the interpreter does at its end: threads, then what was registered for it
+            sys.modules["threading"]._shutdown()
+        atexit._run_exitfuncs()
         sys.stdout.flush()
     except BaseException as error:
         code, failure = code or 1, failure or _describe(error)
