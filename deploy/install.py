@@ -90,7 +90,7 @@ class Installer:
         else:
             if free < GIB_NEEDED:
                 raise InstallError(f"{free:.1f} GiB are free at {self.venv.parent}, {GIB_NEEDED} are needed.")
-            subprocess.run([sys.executable, "-m", "venv", "--clear", self.venv], check=True, env=self.environment)
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(self.venv)], check=True, env=self.environment)
             say(f"{self.venv} with Python {sys.version.split()[0]}")
         self.log.write_text("")
 

@@ -83,7 +83,7 @@ def _directory(name: str, *, packaged: str) -> Path:
 
 def _from_hub(repo_id: str, expected: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HTTPError
+    from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 
     try:
         # One weight format is enough; repositories often carry several copies of the same tensors.

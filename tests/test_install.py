@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import importlib
 import importlib.metadata
 import os
 import re
@@ -139,26 +140,24 @@ def test_install_without_the_right_python_names_the_packages_to_install() -> Non
     assert "apt-get install python3.11 python3.11-venv" in result.stderr
 
 
-def test_a_second_install_changes_nothing_and_a_new_setup_cfg_is_seen(tmp_path: Path) -> None:
-    sys.path.insert(0, str(ROOT / "deploy"))
-    try:
-        import install
-    finally:
-        sys.path.pop(0)
+def test_a_second_install_changes_nothing_and_a_new_setup_cfg_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "deploy")
+    install = importlib.import_module("install")
     checkout = tmp_path / "checkout"
     for name in ("setup.cfg", "pyproject.toml", "deploy/install.py"):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, checkout / name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(install, "ROOT", checkout)
-        installer = install.Installer(tmp_path / "venv", "cpu", install.TORCH_INDEX)
-        installer.venv.mkdir()
-        installer.stamp.write_text(installer.fingerprint())
-        installer.run()  # a stamp that fits: nothing is built
-        assert list(installer.venv.iterdir()) == [installer.stamp]
-        with (checkout / "setup.cfg").open("a") as handle:
-            handle.write("\n# another pin\n")
-        assert installer.stamp.read_text() != installer.fingerprint()
+    monkeypatch.setattr(install, "ROOT", checkout)
+    installer = install.Installer(tmp_path / "venv", "cpu", install.TORCH_INDEX)
+    installer.venv.mkdir()
+    installer.stamp.write_text(installer.fingerprint())
+    installer.run()  # a stamp that fits: nothing is built
+    assert list(installer.venv.iterdir()) == [installer.stamp]
+    with (checkout / "setup.cfg").open("a") as handle:
+        handle.write("\n# another pin\n")
+    assert installer.stamp.read_text() != installer.fingerprint()
 
 
 @pytest.mark.slow
