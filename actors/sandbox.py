@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,7 @@ from reward.terms import TextJob, TextTerms
 
 log = logging.getLogger(__name__)
 
+LEASES = 2  # batches in an actor's hands: one worked on, one waiting
 READY_SECONDS = 300.0  # on a cluster that grows, a node has to come up first
 
 
@@ -130,11 +131,20 @@ def no_code(problem: Problem, tier: str) -> Verdict:
 
 
 class SandboxClient:
-    """Scores through the sandboxes it was given. Holds handles and settings alone, so it can be sent anywhere."""
+    """Scores through the sandboxes it was given. Holds handles and settings alone, so it can be sent anywhere.
 
-    def __init__(self, actors: Mapping[str, Any], config: SandboxConfig) -> None:
+    In the driver, `demand` hears how many requests are begun (+1) and done (-1), and may add actors.
+    """
+
+    def __init__(
+        self, actors: Mapping[str, Any], config: SandboxConfig, demand: Callable[[int], None] | None = None
+    ) -> None:
         self._actors = dict(actors)
         self._config = config
+        self._demand = demand
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_demand": None}
 
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
         """One result a request, as they finish; `requests` is read no faster than sandboxes work.
@@ -142,17 +152,24 @@ class SandboxClient:
         A verdict INFRA says that several actors failed at it: never a reward. Raises ValueError for an id given twice,
         NoMembers when no sandbox comes back in time.
         """
-        known: dict[str, ScoreRequest] = {}
+        demand = self._demand or (lambda change: None)
+        begun = 0
 
         def items() -> Iterator[tuple[str, ScoreRequest]]:
+            nonlocal begun
             for request in requests:
-                known[request.id] = request
+                begun += 1
+                demand(+1)
                 yield request.id, request
 
         pool: RayPool[ScoreRequest, ScoreResult] = RayPool(self._actors, self._service())
-        for request_id, result in pool.map(items()):
-            request = known.pop(request_id)
-            yield _given_up(request, result) if isinstance(result, Dropped) else result
+        try:
+            for request_id, result in pool.map(items()):
+                begun -= 1
+                demand(-1)
+                yield _given_up(request_id, result) if isinstance(result, Dropped) else result
+        finally:
+            demand(-begun)
 
     def _service(self) -> Service[ScoreRequest, ScoreResult]:
         config = self._config
@@ -162,36 +179,48 @@ class SandboxClient:
             seconds=lambda n: config.deadline_seconds,
             ready_seconds=READY_SECONDS,
             batch_size=config.batch_size,
+            leases_per_member=LEASES,
             accept=lambda result: result.verdict is None or result.verdict.status is not Status.INFRA,
         )
 
 
 class SandboxGroup:
-    """The sandbox actors of a run, one a core of the cluster unless the recipe says otherwise."""
+    """The sandbox actors of a run, one a core of the cluster unless the recipe says otherwise.
+
+    With `max_actors` the group grows while this process waits for more than its actors hold; an actor for which there
+    is no room yet is what makes an autoscaling cluster add a node. Requests of clients sent elsewhere do not count.
+    """
 
     def __init__(self, config: SandboxConfig) -> None:
         self.config = config
         self._name = uuid.uuid4().hex[:6]
         self._lock = threading.Lock()
+        self._waiting = 0
         self._actors: dict[str, Any] = {}
-        self.grow(config.actors or max(1, int(ray.cluster_resources().get("sandbox", 1))))
+        for _ in range(config.actors or max(1, int(ray.cluster_resources().get("sandbox", 1)))):
+            self._add()
 
-    def grow(self, count: int) -> None:
-        """Brings the number of actors up to `count`, at most `max_actors`; a cluster adds nodes for them."""
+    def _add(self) -> None:
+        name = f"sandbox-{self._name}-{len(self._actors)}"
+        self._actors[name] = (
+            ray.remote(concurrency_groups={"control": 2})(SandboxActor)
+            .options(
+                name=name,
+                num_cpus=0,
+                resources={"sandbox": 1},
+                max_restarts=-1,
+                max_task_retries=0,
+            )
+            .remote(self.config)
+        )
+
+    def _demand(self, change: int) -> None:
         with self._lock:
-            for index in range(len(self._actors), min(count, self.config.max_actors or count)):
-                name = f"sandbox-{self._name}-{index}"
-                self._actors[name] = (
-                    ray.remote(concurrency_groups={"control": 2})(SandboxActor)
-                    .options(
-                        name=name,
-                        num_cpus=0,
-                        resources={"sandbox": 1},
-                        max_restarts=-1,
-                        max_task_retries=0,
-                    )
-                    .remote(self.config)
-                )
+            self._waiting += change
+            full = len(self._actors) * self.config.batch_size * LEASES
+            if change > 0 and self._waiting > full and len(self._actors) < (self.config.max_actors or 0):
+                log.info("%d requests wait for %d sandboxes; one more", self._waiting, len(self._actors))
+                self._add()
 
     @property
     def actors(self) -> dict[str, Any]:
@@ -200,7 +229,7 @@ class SandboxGroup:
 
     def client(self) -> SandboxClient:
         """A client of all sandboxes there are now."""
-        return SandboxClient(self._actors, self.config)
+        return SandboxClient(self._actors, self.config, self._demand)
 
     def shutdown(self) -> None:
         """Ends every sandbox; their children end with them."""
@@ -208,8 +237,8 @@ class SandboxGroup:
             ray.kill(actor)
 
 
-def _given_up(request: ScoreRequest, dropped: Dropped) -> ScoreResult:
+def _given_up(request_id: str, dropped: Dropped) -> ScoreResult:
     """The result of a request that ended three calls: an infrastructure fault, whatever the answer was."""
     reason = f"given up: {'; '.join(dropped.strikes)}"
-    terms = TextTerms(request.id, Answer(), unscored=(reason,))
-    return ScoreResult(request.id, terms, Verdict(Status.INFRA, feedback=reason, feedback_all=reason))
+    terms = TextTerms(request_id, Answer(), unscored=(reason,))
+    return ScoreResult(request_id, terms, Verdict(Status.INFRA, feedback=reason, feedback_all=reason))

@@ -7,14 +7,12 @@ import pickle
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
 
-from actors.generation import Generation, WeightsRef
+from actors.generation import Generation
 from actors.rollout import GenerationRequest, RolloutGroup, engine_environment
-from actors.weights import send_weights
 from ledex_ray.config import RolloutConfig
 from tests.actors.helpers import MODEL, PROBE, Learner, gap
 
@@ -141,32 +139,6 @@ def test_every_request_is_answered_though_the_engine_is_killed_and_under_the_wei
             sequence = [*PROBE[int(generation.id) % 4], *completion.token_ids]
             expected = learner.log_probs([sequence], 1.0)[0][-len(completion.token_ids) :]
             assert gap([completion.log_probs], [expected]) < 1e-4
-
-
-def test_a_restarted_engine_waits_for_the_learner_where_nobody_else_has_the_weights(
-    engines: RolloutGroup, tiny_llama: Path
-) -> None:
-    learner = Learner(tiny_llama)
-    learner.step(12)
-    version = engines.weights.version + 1
-    refits: list[int] = []
-
-    def refit(some: Sequence[Any], weights: WeightsRef) -> None:
-        refits.append(weights.version)
-        send_weights(learner.source, some, weights.version, backend="gloo", deadline_seconds=60)
-
-    refit(engines.engines, WeightsRef(version))
-    engines.published(WeightsRef(version))
-    os.kill(engines.infos()[0].pid, signal.SIGKILL)
-    engines.refit = refit
-    try:
-        (generation,) = engines.client().generate([GenerationRequest("x", PROBE[0], max_tokens=12, seed=1)])
-    finally:
-        engines.refit = None
-    assert refits == [version, version]
-    (completion,) = generation.completions
-    expected = learner.log_probs([[*PROBE[0], *completion.token_ids]], 1.0)[0][-len(completion.token_ids) :]
-    assert gap([completion.log_probs], [expected]) < 1e-4
 
 
 def test_the_engine_computes_with_the_threads_the_recipe_says(engines: RolloutGroup) -> None:

@@ -7,6 +7,7 @@ import pickle
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import ray
@@ -32,7 +33,12 @@ SLOW = "def add(a, b):\n    import time\n    time.sleep({seconds})\n    return a
 
 @pytest.fixture(scope="module")
 def group(ray_session: None) -> Iterator[SandboxGroup]:
-    sandboxes = SandboxGroup(SandboxConfig(actors=2, batch_size=4, floor="C", deadline_seconds=20.0))
+    """One sandbox that its queue makes two."""
+    sandboxes = SandboxGroup(SandboxConfig(actors=1, max_actors=2, batch_size=4, floor="C", deadline_seconds=20.0))
+    assert len(list(sandboxes.client().score([request(f"g{i}", RIGHT) for i in range(8)]))) == 8
+    assert len(sandboxes.actors) == 1  # as many as one holds
+    assert len(list(sandboxes.client().score([request(f"g{i}", RIGHT) for i in range(40)]))) == 40
+    assert len(sandboxes.actors) == 2
     yield sandboxes
     sandboxes.shutdown()
 
@@ -148,20 +154,16 @@ def test_a_stopped_actor_is_named_ended_and_its_items_done_elsewhere(
     assert not os.path.exists(f"/proc/{pid}")
 
 
-def test_an_item_that_ends_every_actor_comes_back_as_infra(ray_session: None) -> None:
-    """The one item that makes its sandbox miss its deadline three times is reported; the others are judged."""
-    config = SandboxConfig(actors=2, batch_size=4, floor="C", deadline_seconds=1.0)
-    endless = Problem(
-        id="endless", text="", tests=ADD.tests, entry_point="add", limits=Limits(cpu_seconds=60.0, memory_mb=512)
-    )
-    sandboxes = SandboxGroup(config)
-    try:
-        requests = [request(f"s{i}", RIGHT) for i in range(6)]
-        requests.insert(3, request("poison", SLOW.format(seconds=100), endless))
-        results = score(sandboxes.client(), requests)
-    finally:
-        sandboxes.shutdown()
-    assert results["poison"].verdict is not None and results["poison"].verdict.status is Status.INFRA
-    assert "given up" in results["poison"].verdict.feedback
-    others = [r.verdict for name, r in results.items() if name != "poison"]
-    assert all(v is not None and v.passed for v in others)
+def test_an_item_that_holds_up_every_actor_comes_back_as_infra_and_the_others_are_judged(
+    group: SandboxGroup, caplog: pytest.LogCaptureFixture
+) -> None:
+    hasty = SandboxClient(group.actors, group.config.model_copy(update={"deadline_seconds": 2.0}))
+    patient = replace(ADD, id="patient", limits=Limits(cpu_seconds=60.0, memory_mb=512))
+    requests = [request(f"s{i}", RIGHT) for i in range(6)]
+    requests.insert(3, request("poison", SLOW.format(seconds=100), patient))
+    results = score(hasty, requests)
+    poison = results.pop("poison").verdict
+    assert poison is not None and poison.status is Status.INFRA and "given up" in poison.feedback
+    assert all(r.verdict is not None and r.verdict.passed for r in results.values())
+    stuck = [r.getMessage() for r in caplog.records if r.getMessage().startswith("stuck item=poison")]
+    assert stuck and all("sandbox.py" in line and "in score" in line for line in stuck)  # the stack says where

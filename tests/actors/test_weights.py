@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -149,44 +148,70 @@ def test_the_probe_accepts_equal_policies_and_refits_an_engine_that_differs(
     assert refitted == [1]
 
 
-def test_wrong_bytes_end_the_engine_and_a_fresh_one_is_refitted_before_it_serves(
+def test_the_file_of_an_update_is_plain_safetensors(engines: RolloutGroup, tiny_llama: Path) -> None:
+    learner = Learner(tiny_llama)
+    receipt = send_weights(learner.source, engines.engines, engines.weights.version + 1, backend="shm")
+    engines.published(WeightsRef(receipt.version, receipt.path))
+    stored = load_file(Path(receipt.path) / "model.safetensors")
+    for name, parameter in learner.model.named_parameters():
+        assert torch.equal(stored[name], parameter)
+    assert dataclasses.asdict(receipt)["bytes"] == sum(p.numel() * 4 for p in learner.model.parameters())
+
+
+def test_wrong_bytes_end_the_engine_and_a_fresh_one_waits_for_the_learner(
     engines: RolloutGroup, tiny_llama: Path
 ) -> None:
-    """Also: no refit helps while the learner's side is wrong."""
+    """The fresh engine has its first weights, and nobody but the learner has the ones asked for."""
     learner = Learner(tiny_llama)
     learner.step(9)
     version = engines.weights.version + 1
-
-    before = engines.infos()[0].incarnation
-    publish(engines, learner, version, "shm")
-    folder = Path(engines.weights.path)
-    recorded = json.loads((folder / "checksums.json").read_text())
-    wrong = recorded | {next(iter(recorded)): 0}
-    engine = engines.engines[0]
+    receipt = send_weights(learner.source, engines.engines, version, backend="shm")
+    engine, before = engines.engines[0], engines.infos()[0].incarnation
+    wrong = receipt.checksums | {next(iter(receipt.checksums)): 0}
     ray.get(engine.start_weight_update.remote(60.0), timeout=60)
-    ray.get(engine.update_weights.remote({"path": str(folder)}), timeout=60)
+    ray.get(engine.update_weights.remote({"path": receipt.path}), timeout=60)
     with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(engine.finish_weight_update.remote(version, str(folder), wrong), timeout=60)
+        ray.get(engine.finish_weight_update.remote(version, receipt.path, wrong), timeout=60)
 
-    (generation,) = engines.client().generate([GenerationRequest("x", PROBE[0], max_tokens=8, seed=1)])
-    info = ray.get(engine.info.remote(), timeout=60)
-    assert info.incarnation != before and info.held == WeightsRef(version, str(folder))
-    sequence = [*PROBE[0], *generation.completions[0].token_ids]
-    expected = learner.log_probs([sequence], 1.0)[0][-len(generation.completions[0].token_ids) :]
-    assert gap([generation.completions[0].log_probs], [expected]) < 1e-4
+    engines.published(WeightsRef(version))
+    refits: list[int] = []
 
-    wrong_learner = [values + 1.0 for values in learner.log_probs(PROBE, 1.0)]
-    with pytest.raises(PolicyMismatch):
-        check_probe(engines, wrong_learner, PROBE, 1.0, 1e-3, lambda some: None)
+    def refit(some: Sequence[Any], weights: WeightsRef) -> None:
+        refits.append(weights.version)
+        send_weights(learner.source, some, weights.version, backend="gloo", deadline_seconds=60)
+
+    engines.refit = refit
+    try:
+        (generation,) = engines.client().generate([GenerationRequest("x", PROBE[0], max_tokens=8, seed=1)])
+    finally:
+        engines.refit = None
+    info = engines.infos()[0]
+    assert refits == [version] and info.incarnation != before and info.held == WeightsRef(version)
+    (completion,) = generation.completions
+    expected = learner.log_probs([[*PROBE[0], *completion.token_ids]], 1.0)[0][-len(completion.token_ids) :]
+    assert gap([completion.log_probs], [expected]) < 1e-4
 
 
-def test_a_silent_engine_fails_the_transfer_by_its_deadline(untied: tuple[RolloutGroup, Path]) -> None:
+def test_an_engine_that_no_refit_helps_is_replaced(untied: tuple[RolloutGroup, Path]) -> None:
     group, path = untied
+    group.load(path, group.weights.version + 1)
     engine = group.engines[0]
+    refitted: list[int] = []
+    before = ray.get(engine.info.remote(), timeout=60).incarnation
+    wrong = [values + 1.0 for values in Learner(path).log_probs(PROBE, 1.0)]
+    with pytest.raises(PolicyMismatch):
+        check_probe(group, wrong, PROBE, 1.0, 1e-3, lambda some: refitted.append(len(some)))
+    assert refitted == [1]
+    assert all(info.incarnation != before for info in group.infos())
+
+
+def test_a_transfer_fails_by_its_deadline_when_an_engine_stays_silent(engines: RolloutGroup, tiny_llama: Path) -> None:
+    """The last test here that needs this engine: it ends it."""
+    engine = engines.engines[0]
     ray.get(engine.start_weight_update.remote(300.0), timeout=60)  # another sender that never comes back
     started = time.monotonic()
     with pytest.raises(TransferFailed):
-        send_weights(Learner(path).source, [engine], 9, backend="shm", deadline_seconds=3)
+        send_weights(Learner(tiny_llama).source, [engine], 99, backend="shm", deadline_seconds=3)
     assert time.monotonic() - started < 30
 
 
@@ -211,13 +236,3 @@ def test_chunks_keep_order_and_stay_within_the_limit(sizes: list[int], limit: in
     runs = list(chunks(meta, limit))
     assert [name for run in runs for name, *_ in run] == [name for name, *_ in meta]
     assert all(len(run) == 1 or sum(size for *_, size in run) <= limit for run in runs)
-
-
-def test_the_file_of_an_update_is_plain_safetensors(engines: RolloutGroup, tiny_llama: Path) -> None:
-    learner = Learner(tiny_llama)
-    receipt = send_weights(learner.source, engines.engines, engines.weights.version + 1, backend="shm")
-    engines.published(WeightsRef(receipt.version, receipt.path))
-    stored = load_file(Path(receipt.path) / "model.safetensors")
-    for name, parameter in learner.model.named_parameters():
-        assert torch.equal(stored[name], parameter)
-    assert dataclasses.asdict(receipt)["bytes"] == sum(p.numel() * 4 for p in learner.model.parameters())
