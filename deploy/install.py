@@ -137,7 +137,7 @@ class Installer:
         with self.log.open("ab") as log:
             log.write(f"\n$ pip {' '.join(arguments)}\n".encode())
             log.flush()
-            command = [self.python, "-m", "pip", *arguments]
+            command = [str(self.python), "-m", "pip", *arguments]
             return subprocess.run(command, stdout=log, stderr=log, env=self.environment, check=False).returncode == 0
 
     def call(self, command: list[Path | str]) -> subprocess.CompletedProcess[str]:
