@@ -16,6 +16,7 @@ import pytest
 os.environ.update(
     DS_ACCELERATOR="cpu",
     OMP_WAIT_POLICY="PASSIVE",  # spinning threads and busy cores: twenty times slower
+    RAY_AUTH_MODE="disabled",  # local and loopback only
     RAY_USAGE_STATS_ENABLED="0",
     TOKENIZERS_PARALLELISM="false",
     VLLM_CPU_OMP_THREADS_BIND="nobind",  # "auto" binds every engine to core 0
@@ -58,7 +59,7 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_llama(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random two-layer Llama (3.3 M parameters, float32) with SmolLM2's tokenizer; same weights in every session."""
+    """A random two-layer Llama (3.2 M parameters, float32) with SmolLM2's tokenizer; same weights in every session."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
