@@ -13,6 +13,8 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 console = Console(stderr=True)
+if not console.is_terminal:
+    console.width = 180  # a log file has room: tables stay readable
 log = logging.getLogger("ledex")
 
 

@@ -74,7 +74,7 @@ def test_every_refinement_belongs_to_a_wrong_attempt(smoke: Path) -> None:
 def test_each_ppo_iteration_was_committed_once_with_its_terms(smoke: Path) -> None:
     history = read_parts(smoke / "ppo/metrics")
     assert [row["step"] for row in history] == [1, 2]
-    for name in ("reward", "tests_passed", "codebleu", "kl", "clip_fraction", "behaviour_gap_mean"):
+    for name in ("reward", "tests_passed", "codebleu", "kl", "engine_gap_mean"):
         assert all(name in row for row in history), name
     for iteration in (0, 1):
         episodes = EpisodeStore(smoke / "ppo/episodes").read(iteration)
