@@ -2,6 +2,7 @@
 
     python -m benchmarks.codebleu_package equality --data DIR      (about 4 minutes on one core)
     python -m benchmarks.codebleu_package speed --data DIR         (about 3 minutes)
+    python -m benchmarks.codebleu_package defects --data DIR       (half a minute)
 
 (The file is not named after the package: run as a script, it would stand in its way.)
 
@@ -12,6 +13,7 @@ runs in one fresh interpreter for each of the hash seeds 0 to 3. Speed: 20 candi
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import os
@@ -181,6 +183,33 @@ def speed(
                 ours.score(candidate, references)
         memory.add_row(str(i + 1), str(len(load)), f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}")
     console.print(memory)
+
+
+@app.command()
+def defects(data: Data) -> None:
+    """What CodeBLEU says of answers that repair nothing: the package's form and the repaired one, over MBPP."""
+    rows: dict[str, list[tuple[float, float]]] = {}
+    ours = CodeBleu()
+
+    def add(row: str, candidate: str, reference: str) -> None:
+        forms = [ours.score(candidate, [reference], repaired=repaired).score for repaired in (False, True)]
+        rows.setdefault(row, []).append((forms[0], forms[1]))
+
+    for code in [row["code"].replace("\r\n", "\n") for row in read_rows(data / "mbpp.jsonl")]:
+        found = some_mutants(code, 1, random.Random(0))
+        if not found:
+            continue
+        add("pass", "pass", code)
+        add("a one-edit bug, unchanged", found[0], code)
+        add(
+            "the reference + 50 unused lines", code + "\n" + "".join(f"unused_{i} = {i} * 2\n" for i in range(50)), code
+        )
+        add("the reference, laid out by ast.unparse", ast.unparse(ast.parse(code)), code)
+    table = Table("answer", "n", "mean, package's form", "mean, repaired")
+    for row, values in rows.items():
+        package_mean, repaired_mean = (sum(column) / len(values) for column in zip(*values, strict=True))
+        table.add_row(row, str(len(values)), f"{package_mean:.3f}", f"{repaired_mean:.3f}")
+    console.print(table)
 
 
 def method_load(data: Path) -> list[tuple[list[str], tuple[str, ...]]]:

@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ledex_ray.mutants import mutants
-from ledex_ray.problems import AssertTest, Problem
+from ledex_ray.problems import AssertTest, Limits, Problem
 from ledex_ray.readers import load_problems
 from ledex_ray.records import Verdict
 from ledex_ray.syntax import same_ast
 from reward.compose import ARMS, compose, references_for
-from reward.judge import judge_many
+from reward.judge import JudgeConfig, judge_many
 from reward.scorer import Scorer
 from reward.terms import TextJob
 
@@ -44,6 +44,7 @@ ROWS = (
     "correct rewrite",
 )
 PASSING = ("reference + 50 junk lines", "correct rewrite")
+JUDGE = JudgeConfig(limits=Limits(cpu_seconds=2.0))  # endless loops are common among mutants
 ARM_NAMES = ("tests_only", "codebleu_only", "paper", "hardened")
 
 app = typer.Typer(add_completion=False)
@@ -102,7 +103,7 @@ def build_cases(data: Path, bugs: str = "model") -> list[Case]:
 def measure(cases: Sequence[Case]) -> list[Cell]:
     """Every row under every arm."""
     flat = [(case, row) for case in cases for row in ROWS]
-    verdicts = list(judge_many((case.problem, case.answers[row]) for case, row in flat))
+    verdicts = list(judge_many(((case.problem, case.answers[row]) for case, row in flat), config=JUDGE))
     rewards: dict[tuple[str, str], list[float]] = {(row, arm): [] for row in ROWS for arm in ARM_NAMES}
     passed: dict[str, list[bool]] = {row: [] for row in ROWS}
     with Scorer() as scorer:
@@ -162,7 +163,7 @@ def _judged_answers(data: Path, problems: dict[str, Problem]) -> dict[str, list[
             if problem is not None:
                 rows.append((problem, row["solution"]))
     judged: dict[str, list[tuple[str, Verdict]]] = {}
-    for (problem, code), verdict in zip(rows, judge_many(rows), strict=True):
+    for (problem, code), verdict in zip(rows, judge_many(rows, config=JUDGE), strict=True):
         judged.setdefault(problem.id, []).append((code, verdict))
     return judged
 
@@ -175,7 +176,7 @@ def _failing_mutants(problems: dict[str, Problem], tried: int = 3) -> dict[str, 
         if _parses(canonical):
             pairs += [(problem, mutant.source) for mutant in mutants(canonical)[:tried]]
     failing: dict[str, list[str]] = {problem_id: [] for problem_id in problems}
-    for (problem, source), verdict in zip(pairs, judge_many(pairs), strict=True):
+    for (problem, source), verdict in zip(pairs, judge_many(pairs, config=JUDGE), strict=True):
         if not verdict.passed and not verdict.weak:
             failing[problem.id].append(source)
     return failing
