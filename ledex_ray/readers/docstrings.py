@@ -1,20 +1,16 @@
-"""Which tests a HumanEval docstring already shows, and its own examples as asserts.
+"""Which tests a HumanEval docstring already shows.
 
 Docstrings write examples as doctests, as `f(x) == y`, with several arrows, and as "Input: xs = [1], k = 2". Matching
-is by tokens, so spacing and the kind of quotes do not matter.
+is by tokens, so spacing and the kind of quotes do not matter. Examples that no test repeats are not covered.
 """
 
 from __future__ import annotations
 
 import ast
-import doctest
 import re
-from collections.abc import Iterator, Sequence
-
-from ledex_ray.problems import AssertTest
+from collections.abc import Sequence
 
 TOKEN = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\w+(?:\.\w+)?|[^\w\s]")
-EXAMPLE = r"\b{name}\s*(\(.*?\))\s*(?:==>|=>|==|->|➞|returns|➡|=|#\s*returns)\s*(.+?)\s*$"
 
 
 def _pattern(text: str) -> str:
@@ -43,30 +39,3 @@ def _shown(docstring: str, arguments: str) -> bool:
         return True
     each = [rf"(?:=|(?<!utput):|\b[Ff]or)\s*{_pattern(ast.unparse(a))}(?![\w.])" for a in split.args]
     return bool(re.search(r"(?:(?!utput)[^>]){0,40}?".join(each), docstring))
-
-
-def docstring_asserts(docstring: str, name: str) -> Iterator[AssertTest]:
-    """The docstring's own examples as asserts, where they are written as calls with a literal result."""
-    for call, expected in _examples(docstring, name):
-        try:
-            tree = ast.parse(call, mode="eval")
-            value = ast.literal_eval(re.sub(r"\b(true|false)\b", lambda m: m[0].capitalize(), expected))
-        except (SyntaxError, ValueError):
-            continue
-        if not any(isinstance(n, ast.Name) and n.id not in (name, "round") for n in ast.walk(tree)):
-            yield AssertTest(f"assert {call} == {value!r}")
-
-
-def _examples(docstring: str, name: str) -> Iterator[tuple[str, str]]:
-    try:
-        found = doctest.DocTestParser().get_examples(docstring)
-    except ValueError:
-        found = []
-    if found:
-        for example in found:
-            yield example.source.partition(" #")[0].strip(), example.want.strip()
-        return
-    for line in docstring.splitlines():
-        if match := re.search(EXAMPLE.format(name=name), line):
-            yield f"{name}{match[1]}", match[2].partition(" #")[0]
-

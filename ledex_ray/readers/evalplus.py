@@ -16,7 +16,7 @@ from typing import Any
 from ledex_ray.errors import BadInput
 from ledex_ray.literals import to_literal
 from ledex_ray.problems import AssertTest, CallTest, OracleTest, Problem, Test
-from ledex_ray.readers.docstrings import docstring_asserts, shown_calls
+from ledex_ray.readers.docstrings import shown_calls
 from ledex_ray.readers.files import Row, text_field
 from ledex_ray.readers.humaneval import docstring_of, helpers
 from ledex_ray.readers.mbpp import split_of
@@ -85,12 +85,11 @@ def _humaneval(row: Row, task_id: str, where: str) -> Problem:
     n_base = len(row["base_input"])
     shown = shown_calls(docstring, [_listed(a) for a in arguments[:n_base]])
     order = [*shown, *(i for i in range(len(arguments)) if i not in set(shown))]
-    examples: list[Test] = [] if shown else list(docstring_asserts(docstring, name))
     tests = [_test(name, arguments[i], _atol(row, where), humaneval=True) for i in order]
     return Problem(
-        id=task_id, text=docstring, tests=(*examples, *tests), entry_point=name, prompt=prompt,
+        id=task_id, text=docstring, tests=tuple(tests), entry_point=name, prompt=prompt,
         setup=helpers(prompt, name), canonical_solutions=(prompt + text_field(row, "canonical_solution", where),),
-        n_public=len(shown) or len(examples), split="test", benchmark="humanevalplus",
+        n_public=len(shown), split="test", benchmark="humanevalplus",
     )
 
 

@@ -1,8 +1,8 @@
 """HumanEval (Chen et al. 2021): each assert of `check` that stands alone is a test, else `check` is one.
 
-Public are the docstring's examples: the asserts of `check` that repeat one, and where there is none, the docstring's
-own examples as tests in front (the reference solutions pass them all). Left out: asserts that never call the candidate,
-since they pass for any program. Five docstrings show nothing that can be run: no test of theirs is public.
+Public are the asserts of `check` that the docstring shows as examples, put in front. In 35 problems `check` repeats no
+example, so no test is public: running the docstring's own ones as well would change verdicts (some answers that pass
+`check` fail an example). Left out are asserts that never call the candidate, since they pass for any program.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import AssertTest, CheckTest, Problem, Test
-from ledex_ray.readers.docstrings import docstring_asserts, shown_calls
+from ledex_ray.readers.docstrings import shown_calls
 from ledex_ray.readers.files import Row, text_field
 
 
@@ -65,11 +65,9 @@ def split_check(test: str, prompt: str, name: str, where: str) -> tuple[tuple[Te
         raise BadInput(where, "field 'test'", given=test, expected="code that defines check(candidate)")
     tests = _split_body(check, test, name)
     calls = [_single_call(t.code, name) if isinstance(t, AssertTest) else None for t in tests]
-    docstring = docstring_of(prompt, name)
-    shown = shown_calls(docstring, calls)
-    public: list[Test] = [tests[i] for i in shown] or list(docstring_asserts(docstring, name))
-    rest = [t for i, t in enumerate(tests) if i not in set(shown)]
-    return (*public, *rest), len(public)
+    shown = shown_calls(docstring_of(prompt, name), calls)
+    hidden = [i for i in range(len(tests)) if i not in set(shown)]
+    return tuple(tests[i] for i in (*shown, *hidden)), len(shown)
 
 
 def _split_body(check: ast.FunctionDef, test: str, name: str) -> list[Test]:

@@ -237,9 +237,8 @@ def test_humaneval_public_tests_are_the_docstrings_examples(humaneval: dict[str,
     assert shown(84) == ["assert solve(1000) == '1'", "assert solve(150) == '110'", "assert solve(147) == '1100'"]
     assert shown(80)[:2] == ["assert is_happy('a') == False", "assert is_happy('aa') == False"]
     assert shown(112)[0] == "assert reverse_delete('abcde', 'ae') == ('bcd', False)"
-    assert shown(0) == ["assert has_close_elements([1.0, 2.0, 3.0], 0.5) == False",
-                        "assert has_close_elements([1.0, 2.8, 3.0, 4.0, 5.0, 2.0], 0.3) == True"]
-    assert [p.id for p in humaneval.values() if not p.n_public] == [f"HumanEval/{n}" for n in (38, 41, 50, 83, 160)]
+    assert shown(0) == []  # its asserts repeat none of the examples
+    assert sum(p.n_public == 0 for p in humaneval.values()) == 35
 
 
 def test_humaneval_keeps_the_verdict_of_its_own_check(humaneval: dict[str, Problem]) -> None:
@@ -250,7 +249,7 @@ def test_humaneval_keeps_the_verdict_of_its_own_check(humaneval: dict[str, Probl
         wanted = sum("candidate" in ast.unparse(n.test) for n in asserts)
         problem = humaneval[row["task_id"]]
         if not any(isinstance(t, CheckTest) for t in problem.tests):
-            assert wanted <= len(problem.tests) <= wanted + problem.n_public
+            assert len(problem.tests) == wanted
 
 
 def test_humaneval_helpers_of_the_prompt_are_set_up(humaneval: dict[str, Problem]) -> None:
