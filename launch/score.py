@@ -33,12 +33,11 @@ from launch.judge import (
 )
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
-from ledex_ray.readers import load_problems
 from ledex_ray.readers.tasks import by_task_id
 from ledex_ray.records import Status, Verdict
 from reward.arms import resolve_arm
 from reward.compose import Arm
-from reward.judge import StartFailed, TooWeak
+from reward.judge import StartFailed, TooWeak, ready_problems
 from reward.scoring import Candidate, Scored, check_weights, score_many
 from reward.terms import PACKAGE_WEIGHTS, Weights
 
@@ -63,7 +62,7 @@ def score(
     _check(samples, False, cpu_seconds, memory, out)
     chosen = resolve_arm(arm, "--arm")
     parsed_weights = _weights(weights)
-    loaded = [_with_limits(problem, cpu_seconds, memory) for problem in load_problems(problems)]
+    loaded = [_with_limits(problem, cpu_seconds, memory) for problem in ready_problems(problems)]
     bad = BadLines(samples)
     rows = _read_rows(samples, loaded, chosen, bad)
     taken: list[Sample] = []
