@@ -17,6 +17,7 @@ from ledex_ray.errors import BadInput
 from ledex_ray.literals import to_literal
 from ledex_ray.problems import AssertTest, CallTest, OracleTest, Problem, Test
 from ledex_ray.readers.docstrings import shown_calls
+from ledex_ray.readers.evalplus_hub import file_row
 from ledex_ray.readers.files import Row, text_field
 from ledex_ray.readers.humaneval import docstring_of, helpers
 from ledex_ray.readers.mbpp import split_of
@@ -55,7 +56,7 @@ ORACLES = {"are_equivalent": ANY_ORACLE, "sum_div": ZERO_ORACLE, "surface_Area":
 
 def read_evalplus(rows: Iterable[tuple[str, Row]]) -> list[Problem]:
     """HumanEval+ (split "test") or MBPP+ (MBPP's splits) problems, told apart by their ids; expected values PENDING."""
-    return [_problem(row, where) for where, row in rows]
+    return [_problem(file_row(row, where), where) for where, row in rows]
 
 
 def _problem(row: Row, where: str) -> Problem:
@@ -100,7 +101,7 @@ def _listed(arguments: str) -> str:
 
 def _mbpp(row: Row, task_id: str, number: int, where: str) -> Problem:
     name, prompt = text_field(row, "entry_point", where), text_field(row, "prompt", where)
-    restore = restorer(number)
+    restore = tuple if row.get("restored") else restorer(number)
     arguments = [to_literal(tuple(restore(list(args)))) for args in _inputs(row, where)]
     text = "\n".join(line for line in prompt.strip().strip('"').strip().splitlines() if not line.startswith("assert"))
     return Problem(

@@ -18,6 +18,7 @@ from ledex_ray.errors import BadInput
 from ledex_ray.problems import AssertTest, CallTest, CheckTest, Limits, OracleTest, Problem, StdioTest
 from ledex_ray.readers import by_task_id, load_problems, parse_spec, read_problems, resolve_task_id
 from ledex_ray.readers.contests import read_apps, read_codecontests
+from ledex_ray.readers.evalplus import read_evalplus
 
 GOOD: dict[str, Any] = {
     "id": "own/1", "text": "Add one.", "entry_point": "add", "canonical_solutions": ["def add(a):\n    return a + 1\n"],
@@ -325,6 +326,27 @@ def test_plus_oracles_accept_what_evalplus_accepts(plus: dict[str, Problem]) -> 
     assert digits((1, 23), 1) and digits((1, 23), 4) and not digits((1, 23), 2)
     surface = oracle(plus["Mbpp/581"], "33")
     assert surface((3, 4), 33) and surface((3, 4), 35) and not surface((3, 4), 34)
+
+
+def test_plus_rows_of_the_hub_give_the_same_tests() -> None:
+    """The hub lists inputs in the code of `test`, for MBPP+ with their Python types."""
+    body = "inputs = [[(1, 2)], [{inf, 1}]]\nresults = [1, 2]\nfor i, (inp, exp) in enumerate(zip(inputs, results)):\n"
+    mbpp = {"task_id": 115, "code": "def f(a):\n    return 1\n", "prompt": "Do it.", "test_list": ["assert f(1)"],
+            "test": body + "    assertion(f(*inp), exp, 0.5)\n"}
+    (problem,) = read_evalplus([("hub:1", mbpp)])
+    assert (problem.id, problem.entry_point, problem.split) == ("Mbpp/115", "f", "test")
+    assert [t.args for t in problem.tests if isinstance(t, CallTest)] == ["((1, 2),)", "({1, 1e999},)"]
+    assert {t.atol for t in problem.tests if isinstance(t, CallTest)} == {0.5}
+    prompt = 'def f(a):\n    """Do it.\n    >>> f(3)\n    4\n    """\n'
+    check = "def check(candidate):\n    inputs = [[1], [3]]\n    results = [2, 4]\n    for i, (inp, exp) in " \
+            "enumerate(zip(inputs, results)):\n        assertion(candidate(*inp), exp, 0)\n"
+    humaneval = {"task_id": "HumanEval/1", "prompt": prompt, "entry_point": "f", "test": check,
+                 "canonical_solution": "    return a + 1\n"}
+    (problem,) = read_evalplus([("hub:1", humaneval)])
+    assert [t.args for t in problem.tests if isinstance(t, CallTest)] == ["(3,)", "(1,)"]
+    assert problem.n_public == 1
+    with pytest.raises(BadInput, match="hub:1: field 'test' lists no inputs"):
+        read_evalplus([("hub:1", humaneval | {"test": "pass"})])
 
 
 # APPS and CodeContests
