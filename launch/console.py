@@ -53,8 +53,10 @@ class Task:
             return
         self._last = now
         elapsed = now - self._start
-        left = elapsed / max(self.done, 1) * max(self.total - self.done, 0)
-        log.info("%s: %d/%d, %.0f s, about %.0f s to go  %s", self.title, self.done, self.total, elapsed, left, note)
+        # Work comes in blocks: the first of them says little about the rest.
+        known = self.done >= max(2, self.total // 20)
+        left = f"about {elapsed / self.done * (self.total - self.done):.0f} s to go" if known else "time to go unknown"
+        log.info("%s: %d/%d, %.0f s, %s  %s", self.title, self.done, self.total, elapsed, left, note)
 
 
 @contextmanager

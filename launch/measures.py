@@ -6,7 +6,6 @@ set; and within each model its refinements against fresh samples at equal cost. 
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -165,23 +164,22 @@ def resample_outcomes(refined: Iterable[Sample], fresh: Sequence[Sample], seed: 
 
 
 def _comparisons(found: Sequence[Measured], config: EvaluationConfig) -> Iterable[Comparison]:
-    by_key: dict[tuple[Key, Place], Measured] = {(m.result.key, m.place): m for m in found}
-    labels = list(dict.fromkeys((m.result.key.label, m.result.key.stage) for m in found))
-    ordered = sorted(labels, key=lambda pair: STAGES.index(pair[1]))
-    for a, b in itertools.combinations(ordered, 2):
-        for m in found:
-            if (m.result.key.label, m.result.key.stage) == b:
-                others = (
-                    o for (key, place), o in by_key.items()
-                    if (key.label, key.stage) == a
-                    and place == m.place
-                    and (key.mode, key.round, key.bugs) == (m.result.key.mode, m.result.key.round, m.result.key.bugs)
-                )  # fmt: skip
-                yield from (_compare(o, m, config) for o in others)
-    for m in found:
+    """The pairs that answer a question: was anything learned, and does debugging beat sampling again?"""
+    by_key = {(m.result.key, m.place): m for m in found}
+    asked = [m for m in found if m.result.key.mode != "resample" and m.result.metric != "copy_rate"]
+    for b in asked:
+        for a in asked:
+            less_trained = STAGES.index(a.result.key.stage) < STAGES.index(b.result.key.stage)
+            if less_trained and a.place == b.place and _way(a.result.key) == _way(b.result.key):
+                yield _compare(a, b, config)
+    for m in asked:
         baseline = replace(m.result.key, mode="resample", round=1)
-        if m.result.key.mode == "explain" and m.result.key.bugs == "own" and (baseline, m.place) in by_key:
+        if m.result.key.mode == "explain" and (baseline, m.place) in by_key:
             yield _compare(by_key[baseline, m.place], m, config)
+
+
+def _way(key: Key) -> tuple[str, int, str | None]:
+    return key.mode, key.round, key.bugs
 
 
 def _compare(a: Measured, b: Measured, config: EvaluationConfig) -> Comparison:
