@@ -36,7 +36,7 @@ EMBEDDING_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Assignment:
-    """One prompt of an iteration: a wrong solution, how to ask for its refinement, and what answers are held against."""
+    """One prompt of an iteration: a wrong solution, how its refinement is asked for, what answers are held against."""
 
     id: str
     problem: Problem

@@ -21,7 +21,7 @@ from actors.rollout import Completion, GenerationRequest, RolloutClient, Rollout
 from actors.sandbox import SandboxClient, ScoreRequest, ScoreResult
 from launch.fleet import Fleet
 from ledex_ray.problems import Problem
-from ledex_ray.records import Provenance
+from ledex_ray.records import Provenance, Verdict
 from reward.terms import TextJob
 
 
@@ -139,6 +139,12 @@ def _pack(values: Iterable[Any]) -> list[bytes]:
 
 def _unpack(column: Iterable[bytes]) -> list[Any]:
     return [pickle.loads(value) for value in column]
+
+
+def executed(result: ScoreResult) -> Verdict:
+    """The verdict of a result whose execution was asked for."""
+    assert result.verdict is not None, f"{result.id} was not executed"
+    return result.verdict
 
 
 def provenance(item: Item, completion: Completion, source: str, model: str, prompt_version: str) -> Provenance:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -80,7 +80,7 @@ class DebugPPOConfig(AlgorithmConfig):
 class DebugPPO(Algorithm):
     """One PPO training. Its `training_step` is the method."""
 
-    session: Session | None = None  # set by `ppo`; a Tune trial opens its own
+    shared: ClassVar[Session | None] = None  # set by `ppo`; a Tune trial opens a session of its own
 
     @override(Algorithm)
     def training_step(self) -> None:
@@ -154,8 +154,8 @@ class DebugPPO(Algorithm):
     @override(Algorithm)
     def setup(self, config: AlgorithmConfig) -> None:
         self._bare_setup()
-        self._owned = type(self).session is None
-        self.session = type(self).session or open_session(recipe_from_tree(self.config.ledex))
+        self._owned = self.shared is None
+        self.session = self.shared or open_session(recipe_from_tree(self.config.ledex))
         self.run, fleet = self.session.run, self.session.fleet
         recipe = self.run.recipe
         self.settings = recipe.ppo
@@ -220,7 +220,7 @@ class DebugPPO(Algorithm):
     @override(Algorithm)
     def cleanup(self) -> None:
         self.learner.shutdown()
-        if self._owned and self.session is not None:
+        if self._owned:
             self.session.fleet.close()
             self.session.tracker.close()
             self.session.run.close()
@@ -243,7 +243,7 @@ REPLACEMENT_OFFSET = 1 << 20  # replacements come from a part of the endless ord
 
 def ppo(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
     """Runs or resumes the stage."""
-    DebugPPO.session = Session(run, fleet, tracker)
+    DebugPPO.shared = Session(run, fleet, tracker)
     try:
         algorithm = DebugPPOConfig().recipe(run.recipe.model_dump(mode="json")).build_algo()
         try:
@@ -260,7 +260,7 @@ def ppo(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
         finally:
             algorithm.stop()
     finally:
-        DebugPPO.session = None
+        DebugPPO.shared = None
     run.finish(STAGE, progress)
 
 

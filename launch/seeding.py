@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from actors.sandbox import SandboxClient, ScoreRequest, ScoreResult
+from launch.jobs import executed
 from ledex_ray.mutants import Mutant, explain, mutants
 from ledex_ray.problems import Problem
 from ledex_ray.prompts import explained_answer, fenced
@@ -60,12 +61,11 @@ def _trajectories(
     count: int,
     feedback: Literal["all", "public"],
 ) -> list[Trajectory]:
-    canonical, *mutated = results
-    if not canonical.verdict.passed or canonical.verdict.weak:
+    canonical, *mutated = (executed(result) for result in results)
+    if not canonical.passed or canonical.weak:
         return []
     found: list[Trajectory] = []
-    for index, (mutant, result) in enumerate(zip(chosen, mutated, strict=True)):
-        verdict = result.verdict
+    for index, (mutant, verdict) in enumerate(zip(chosen, mutated, strict=True)):
         if verdict.status in (Status.PASSED, Status.INFRA, Status.REJECTED):
             continue
         shown = verdict.feedback_all if feedback == "all" else verdict.feedback
@@ -80,7 +80,7 @@ def _trajectories(
             code=mutant.source,
             verdict=verdict,
             provenance=origin,
-            normal_hash=result.terms.normal_hash,
+            normal_hash=results[index + 1].terms.normal_hash,
         )
         refinement = Refinement(
             id=f"{attempt.id}/{Instruction.EXPLAIN}0",
@@ -91,7 +91,7 @@ def _trajectories(
             text=explained_answer(explanation, right),
             explanation=explanation,
             code=right,
-            verdict=canonical.verdict,
+            verdict=canonical,
             provenance=origin,
         )
         found.append(Trajectory(attempt, shown, (refinement,)))

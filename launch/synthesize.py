@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from launch.console import log, task
 from launch.fleet import Fleet
-from launch.jobs import Item, Judged, provenance, sample_and_judge
+from launch.jobs import Item, Judged, executed, provenance, sample_and_judge
 from launch.parts import Parts, PartWriter
 from launch.problem_sets import training_problems
 from launch.rundir import RunDirectory
@@ -80,7 +80,7 @@ def to_attempt(judged: Judged, index: int, model: str) -> Attempt:
         index=index,
         text=completion.text,
         code=score.terms.answer.code,
-        verdict=score.verdict,
+        verdict=executed(score),
         provenance=provenance(judged.item, completion, "model", model, PROMPT_VERSION),
         normal_hash=score.terms.normal_hash,
     )
@@ -99,7 +99,7 @@ def to_refinement(judged: Judged, index: int, model: str, source: str) -> Refine
         text=completion.text,
         explanation=score.terms.answer.explanation,
         code=score.terms.answer.code,
-        verdict=score.verdict,
+        verdict=executed(score),
         provenance=provenance(judged.item, completion, source, model, PROMPT_VERSION),
         copied=score.terms.copied,
     )
@@ -239,7 +239,7 @@ def summarize(
     wrong: Sequence[Attempt],
     refinements: Sequence[Refinement],
     trajectories: Sequence[Trajectory],
-) -> dict[str, float]:
+) -> dict[str, int]:
     """Counts for the paper's Table 1: unique, correct, wrong and verified, and the seeded ones apart."""
     verified = sum(r.verdict.passed and not r.verdict.weak for r in refinements)
     summary = {

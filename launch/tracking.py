@@ -61,7 +61,7 @@ def _start_wandb(run: RunDirectory) -> Any:
         resume="allow" if mode == "online" else None,
         dir=str(run.path("wandb", "x").parent.parent),
         config=run.recipe.model_dump(mode="json"),
-        mode=mode,  # type: ignore[arg-type]
+        mode=mode,
         settings=wandb.Settings(x_disable_stats=True, console="off"),
     )
     for stage in ("sft", "ppo", "evaluation"):

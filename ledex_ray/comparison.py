@@ -111,8 +111,15 @@ class Evaluation:
 
 
 def measured(
-    key: Key, benchmark: str, metric: Metric, tally: Tally, *, k: int | None = None, tokens: int = 0,
-    bootstrap_seed: int = 0, resamples: int = RESAMPLES,
+    key: Key,
+    benchmark: str,
+    metric: Metric,
+    tally: Tally,
+    *,
+    k: int | None = None,
+    tokens: int = 0,
+    bootstrap_seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> Result:
     """The result of one tally: pass@k (with `k`), or the share of answers that count."""
     if metric == "pass_at_k":
@@ -213,8 +220,14 @@ def _rate(tally: Tally) -> float:
 
 
 STAGES = ("prompt", "sft", "sft+rl")
-MODES = {"initial": "initial", "direct": "direct revision", "explain": "explain, then revise",
-         "resample": "fresh samples, equal cost", "random_feedback": "random feedback", "no_feedback": "no feedback"}
+MODES = {
+    "initial": "initial",
+    "direct": "direct revision",
+    "explain": "explain, then revise",
+    "resample": "fresh samples, equal cost",
+    "random_feedback": "random feedback",
+    "no_feedback": "no feedback",
+}
 
 
 def article_table(evaluation: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -230,8 +243,9 @@ def article_table(evaluation: Mapping[str, Any]) -> tuple[list[str], list[list[s
         place = (_row(r), _column(r))
         last[place] = max(r["round"], last.get(place, 0))
     cells: dict[tuple[Any, ...], dict[str, str]] = {}
-    columns: dict[str, None] = dict.fromkeys(c for metric in ("pass_at_k", "repair_rate", "copy_rate")
-                                             for c in _sorted_columns(results, metric))
+    columns: dict[str, None] = dict.fromkeys(
+        c for metric in ("pass_at_k", "repair_rate", "copy_rate") for c in _sorted_columns(results, metric)
+    )
     for r in results:
         if r["round"] == last[_row(r), _column(r)]:
             text = f"{100 * r['value']:.1f} [{100 * r['low']:.1f}, {100 * r['high']:.1f}]"
@@ -257,6 +271,7 @@ def _column(r: Mapping[str, Any]) -> str:
 
 
 def _sorted_columns(results: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
-    chosen = sorted((r for r in results if r["metric"] == metric),
-                    key=lambda r: (r["benchmark"], r["k"] or 0, r["bugs"] != "own"))
+    chosen = sorted(
+        (r for r in results if r["metric"] == metric), key=lambda r: (r["benchmark"], r["k"] or 0, r["bugs"] != "own")
+    )
     return list(dict.fromkeys(map(_column, chosen)))

@@ -366,13 +366,14 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 
 def _nearest(loc: tuple[int | str, ...]) -> str:
-    section: Any = Recipe
+    section: type[BaseModel] = Recipe
     for part in loc[:-1]:
-        field = section.model_fields.get(part) if isinstance(section, type) else None
+        field = section.model_fields.get(str(part))
         candidates = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
-        section = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-        if section is None:
+        inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if inner is None:
             return ""
+        section = inner
     close = difflib.get_close_matches(str(loc[-1]), section.model_fields, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{'.'.join(map(str, [*loc[:-1], close[0]]))}'?"

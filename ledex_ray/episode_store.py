@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -66,14 +67,14 @@ class EpisodeStore:
         return self.folder / f"{iteration:06d}.parquet"
 
 
-def _row(episode: Episode) -> dict[str, object]:
-    row: dict[str, object] = {name: getattr(episode, name).tolist() for name in _ARRAYS}
+def _row(episode: Episode) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(episode, name).tolist() for name in _ARRAYS}
     row |= {name: getattr(episode, name) for name in _SCALARS}
     return row | {"terms": json.dumps(dict(episode.terms))}
 
 
-def _episode(row: dict[str, object]) -> Episode:
-    arrays = {name: np.asarray(row.pop(name), dtype=kind) for name, (_, kind) in _ARRAYS.items()}
-    terms = json.loads(str(row.pop("terms")))
-    unscored = tuple(row.pop("unscored"))  # type: ignore[arg-type, var-annotated]
-    return Episode(**arrays, **row, terms=terms, unscored=unscored)  # type: ignore[arg-type]
+def _episode(row: dict[str, Any]) -> Episode:
+    arrays: dict[str, Any] = {name: np.asarray(row.pop(name), dtype=kind) for name, (_, kind) in _ARRAYS.items()}
+    terms = json.loads(row.pop("terms"))
+    unscored = tuple(row.pop("unscored"))
+    return Episode(**arrays, **row, terms=terms, unscored=unscored)

@@ -22,11 +22,15 @@ def hint(edit: Edit) -> str:
     match edit.operator:
         case "wrong comparison":
             return f"{_comparison(old, new)}: {swap}"
-        case "wrong variable" | "wrong return" if old.isidentifier() and new.isidentifier() and old not in (
-                "True", "False"):
+        case "wrong variable" | "wrong return" if (
+            old.isidentifier() and new.isidentifier() and old not in ("True", "False")
+        ):
             verb = "returns" if edit.operator == "wrong return" and wrong.startswith("return ") else "uses"
-            return f"it {verb} `{new}` where `{old}` is meant: {swap}" if wrong != new else (
-                f"it {verb} `{new}` where `{old}` is meant")
+            return (
+                f"it {verb} `{new}` where `{old}` is meant: {swap}"
+                if wrong != new
+                else (f"it {verb} `{new}` where `{old}` is meant")
+            )
         case "wrong return":
             return f"it returns the opposite of the right answer: {swap}"
         case "wrong range":
@@ -153,8 +157,10 @@ def _endings(failure: Failure) -> tuple[str, ...]:
     call, expected, got, error = (_short(t) for t in (failure.call, failure.expected, failure.got, failure.error))
     subject = f"`{call}`" if call else "the failing test"
     if failure.limit:
-        return (f"Because of this {subject} does not finish within its limits.",
-                f"That is why {subject} runs until the limit.")
+        return (
+            f"Because of this {subject} does not finish within its limits.",
+            f"That is why {subject} runs until the limit.",
+        )
     if error and not error.startswith("AssertionError"):
         return (f"That is why {subject} raises {error}.", f"Because of this, {subject} ends with {error}.")
     if call and expected and got:

@@ -15,17 +15,21 @@ def kind(name: str, scope: ast.AST) -> str:
                 n == name
             ):
                 return "collection"
-            case ast.Subscript(value=ast.Name(id=n)) | ast.For(iter=ast.Name(id=n)) | ast.comprehension(
-                iter=ast.Name(id=n)
-            ) | ast.Call(func=ast.Attribute(value=ast.Name(id=n))) | ast.Call(
-                func=ast.Name(id="len" | "sorted" | "sum" | "set" | "list"), args=[ast.Name(id=n)]
+            case (
+                ast.Subscript(value=ast.Name(id=n))
+                | ast.For(iter=ast.Name(id=n))
+                | ast.comprehension(iter=ast.Name(id=n))
+                | ast.Call(func=ast.Attribute(value=ast.Name(id=n)))
+                | ast.Call(func=ast.Name(id="len" | "sorted" | "sum" | "set" | "list"), args=[ast.Name(id=n)])
             ) if n == name:
                 return "collection"
-            case ast.Subscript(slice=ast.Name(id=n)) | ast.BinOp(
-                left=ast.Name(id=n), op=ast.Sub() | ast.Div() | ast.FloorDiv() | ast.Pow()
-            ) | ast.BinOp(right=ast.Name(id=n), op=ast.Sub() | ast.Div() | ast.FloorDiv() | ast.Pow()) | ast.For(
-                target=ast.Name(id=n), iter=ast.Call(func=ast.Name(id="range"))
-            ) | ast.Assign(targets=[ast.Name(id=n)], value=ast.Constant(value=int() | float())) if n == name:
+            case (
+                ast.Subscript(slice=ast.Name(id=n))
+                | ast.BinOp(left=ast.Name(id=n), op=ast.Sub() | ast.Div() | ast.FloorDiv() | ast.Pow())
+                | ast.BinOp(right=ast.Name(id=n), op=ast.Sub() | ast.Div() | ast.FloorDiv() | ast.Pow())
+                | ast.For(target=ast.Name(id=n), iter=ast.Call(func=ast.Name(id="range")))
+                | ast.Assign(targets=[ast.Name(id=n)], value=ast.Constant(value=int() | float()))
+            ) if n == name:
                 return "number"
     return ""
 

@@ -12,20 +12,50 @@ from collections.abc import Iterable, Iterator
 from ledex_ray.mutation_source import Context, Edit
 
 COMPARISONS: dict[type[ast.cmpop], tuple[str, tuple[str, ...]]] = {
-    ast.Lt: ("<", ("<=", ">")), ast.LtE: ("<=", ("<", ">=")), ast.Gt: (">", (">=", "<")), ast.GtE: (">=", (">", "<=")),
-    ast.Eq: ("==", ("!=",)), ast.NotEq: ("!=", ("==",)), ast.In: ("in", ("not in",)), ast.NotIn: ("not in", ("in",)),
-    ast.Is: ("is", ("is not",)), ast.IsNot: ("is not", ("is",)),
+    ast.Lt: ("<", ("<=", ">")),
+    ast.LtE: ("<=", ("<", ">=")),
+    ast.Gt: (">", (">=", "<")),
+    ast.GtE: (">=", (">", "<=")),
+    ast.Eq: ("==", ("!=",)),
+    ast.NotEq: ("!=", ("==",)),
+    ast.In: ("in", ("not in",)),
+    ast.NotIn: ("not in", ("in",)),
+    ast.Is: ("is", ("is not",)),
+    ast.IsNot: ("is not", ("is",)),
 }
 ARITHMETIC: dict[type[ast.operator], tuple[str, tuple[str, ...]]] = {
-    ast.Add: ("+", ("-",)), ast.Sub: ("-", ("+",)), ast.Mult: ("*", ("+",)), ast.Div: ("/", ("//",)),
-    ast.FloorDiv: ("//", ("/", "%")), ast.Mod: ("%", ("//",)), ast.Pow: ("**", ("*",)), ast.BitAnd: ("&", ("|",)),
-    ast.BitOr: ("|", ("&",)), ast.BitXor: ("^", ("|",)), ast.LShift: ("<<", (">>",)), ast.RShift: (">>", ("<<",)),
+    ast.Add: ("+", ("-",)),
+    ast.Sub: ("-", ("+",)),
+    ast.Mult: ("*", ("+",)),
+    ast.Div: ("/", ("//",)),
+    ast.FloorDiv: ("//", ("/", "%")),
+    ast.Mod: ("%", ("//",)),
+    ast.Pow: ("**", ("*",)),
+    ast.BitAnd: ("&", ("|",)),
+    ast.BitOr: ("|", ("&",)),
+    ast.BitXor: ("^", ("|",)),
+    ast.LShift: ("<<", (">>",)),
+    ast.RShift: (">>", ("<<",)),
 }
 FUNCTIONS = {"min": "max", "max": "min", "any": "all", "all": "any", "sum": "len", "floor": "ceil", "ceil": "floor"}
-METHODS = {"lower": "upper", "upper": "lower", "startswith": "endswith", "endswith": "startswith", "keys": "values",
-           "values": "keys", "find": "rfind", "rfind": "find", "lstrip": "rstrip", "rstrip": "lstrip",
-           "isdigit": "isalpha", "isalpha": "isdigit", "islower": "isupper", "isupper": "islower",
-           "union": "intersection", "intersection": "union"}
+METHODS = {
+    "lower": "upper",
+    "upper": "lower",
+    "startswith": "endswith",
+    "endswith": "startswith",
+    "keys": "values",
+    "values": "keys",
+    "find": "rfind",
+    "rfind": "find",
+    "lstrip": "rstrip",
+    "rstrip": "lstrip",
+    "isdigit": "isalpha",
+    "isalpha": "isdigit",
+    "islower": "isupper",
+    "isupper": "islower",
+    "union": "intersection",
+    "intersection": "union",
+}
 UNWRAPPED = ("sorted", "abs", "set", "reversed", "str", "int", "round", "list")
 
 
@@ -71,7 +101,8 @@ def _main_guard(node: ast.Compare) -> bool:
 
 def _textual(node: ast.expr) -> bool:
     return isinstance(node, ast.JoinedStr | ast.List | ast.ListComp | ast.Tuple) or (
-        isinstance(node, ast.Constant) and isinstance(node.value, str))
+        isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
 
 
 def _alike(a: str, b: str) -> bool:
@@ -81,8 +112,10 @@ def _alike(a: str, b: str) -> bool:
 
 def adds_text(values: Iterable[ast.expr], node: ast.AST, c: Context) -> bool:
     """Whether an addition joins texts or collections, where no other operator would even run."""
-    return any(_textual(v) or (isinstance(v, ast.Name) and c.kind(v.id, c.scope(node)) in ("text", "collection"))
-               for v in values)
+    return any(
+        _textual(v) or (isinstance(v, ast.Name) and c.kind(v.id, c.scope(node)) in ("text", "collection"))
+        for v in values
+    )
 
 
 def _arithmetic(node: ast.BinOp, c: Context) -> Iterator[Edit]:
@@ -97,7 +130,7 @@ def _arithmetic(node: ast.BinOp, c: Context) -> Iterator[Edit]:
         yield c.edit(node, c.text(node.left), "off by one")
     if isinstance(node.op, ast.Sub | ast.Div | ast.FloorDiv | ast.Mod | ast.Pow):
         left, right = _outer(node.left, c), _outer(node.right, c)
-        middle = c.source[left[1]:right[0]].decode()
+        middle = c.source[left[1] : right[0]].decode()
         swapped = c.source[slice(*right)].decode() + middle + c.source[slice(*left)].decode()
         yield c.edit(node, swapped, "swapped operands", span=(left[0], right[1]))
 
@@ -143,7 +176,8 @@ def _constant(node: ast.Constant, c: Context) -> Iterator[Edit]:
         elif isinstance(parent, ast.Call) and isinstance(parent.func, ast.Name) and parent.func.id == "range":
             operator = "wrong range"
         signed = isinstance(parent, ast.UnaryOp) or (
-            isinstance(parent, ast.BinOp) and isinstance(parent.op, ast.Add | ast.Sub))
+            isinstance(parent, ast.BinOp) and isinstance(parent.op, ast.Add | ast.Sub)
+        )
         whole = parent if isinstance(parent, ast.Call) and operator == "wrong range" else node
         for other in (value + 1, value - 1):
             if other == 0 and signed:
@@ -201,8 +235,12 @@ def _call(node: ast.Call, c: Context) -> Iterator[Edit]:
             yield c.edit(node, METHODS[name], "wrong function", span=(end - len(name.encode()), end))
         if name in ("strip", "lower", "upper", "copy", "split") and not args:
             yield c.edit(node, c.text(node.func.value), "missing call")
-    if len(args) == 2 and not node.keywords and not any(isinstance(a, ast.Starred) for a in args) and not (
-            isinstance(node.func, ast.Name) and node.func.id in ("range", "min", "max")):
+    if (
+        len(args) == 2
+        and not node.keywords
+        and not any(isinstance(a, ast.Starred) for a in args)
+        and not (isinstance(node.func, ast.Name) and node.func.id in ("range", "min", "max"))
+    ):
         first, second = c.text(args[0]), c.text(args[1])
         yield c.edit(node, f"{second}, {first}", "swapped arguments", span=(c.span(args[0])[0], c.span(args[1])[1]))
 

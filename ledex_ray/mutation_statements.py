@@ -12,8 +12,13 @@ from ledex_ray.mutation_operators import adds_text
 from ledex_ray.mutation_source import Context, Edit
 
 UPDATES: dict[type[ast.operator], tuple[str, str]] = {
-    ast.Add: ("+=", "-="), ast.Sub: ("-=", "+="), ast.Mult: ("*=", "+="), ast.FloorDiv: ("//=", "-="),
-    ast.BitOr: ("|=", "&="), ast.BitAnd: ("&=", "|="), ast.BitXor: ("^=", "|="),
+    ast.Add: ("+=", "-="),
+    ast.Sub: ("-=", "+="),
+    ast.Mult: ("*=", "+="),
+    ast.FloorDiv: ("//=", "-="),
+    ast.BitOr: ("|=", "&="),
+    ast.BitAnd: ("&=", "|="),
+    ast.BitXor: ("^=", "|="),
 }
 
 
@@ -57,7 +62,7 @@ def _negated(node: ast.If, c: Context) -> Iterator[Edit]:
 def _missing_case(node: ast.If, c: Context) -> Iterator[Edit]:
     start, end = _lines(node, c)
     is_elif = c.source.startswith(b"elif", c.span(node)[0])
-    header = c.source[c.span(node)[0]:c.span(node.test)[1]].decode()
+    header = c.source[c.span(node)[0] : c.span(node.test)[1]].decode()
     if not node.orelse:
         if is_elif or _alone_on_lines(node, c):
             text = "" if is_elif or len(_siblings(node, c)) > 1 else _indent(node, c) + "pass\n"
@@ -65,7 +70,7 @@ def _missing_case(node: ast.If, c: Context) -> Iterator[Edit]:
         return
     chained = c.source.startswith(b"elif", c.span(node.orelse[0])[0])
     keyword = c.span(node.orelse[0])[0] if chained else c.source.find(b"else", c.span(node.body[-1])[1])
-    if keyword < 0 or "\n" not in c.source[c.span(node.body[-1])[1]:keyword].decode():
+    if keyword < 0 or "\n" not in c.source[c.span(node.body[-1])[1] : keyword].decode():
         return
     orelse_start = c.starts[c.source.count(b"\n", 0, keyword)]
     if is_elif:
@@ -114,7 +119,7 @@ def _start_value(node: ast.Assign, c: Context) -> Iterator[Edit]:
 
 def _before_loop(node: ast.stmt, c: Context) -> bool:
     siblings = _siblings(node, c)
-    return any(isinstance(s, ast.For | ast.While) for s in siblings[siblings.index(node) + 1:])
+    return any(isinstance(s, ast.For | ast.While) for s in siblings[siblings.index(node) + 1 :])
 
 
 def _dropped(node: ast.stmt, c: Context) -> Iterator[Edit]:
@@ -133,15 +138,19 @@ def _drives_while(node: ast.Assign | ast.AugAssign, c: Context) -> bool:
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
     changed = {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
     return bool(changed & {n.id for n in ast.walk(loop.test) if isinstance(n, ast.Name)}) or isinstance(
-        loop.test, ast.Constant)
+        loop.test, ast.Constant
+    )
 
 
 def _assigned_before(node: ast.Assign, c: Context) -> bool:
     """Whether every target already has a value above, so that dropping this is wrong and not a NameError."""
     targets = {n.id for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name)}
     scope = c.scope(node)
-    known = {n.id for n in ast.walk(scope) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-             and n.lineno < node.lineno}
+    known = {
+        n.id
+        for n in ast.walk(scope)
+        if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store) and n.lineno < node.lineno
+    }
     if isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef):
         known |= {a.arg for a in scope.args.args}
     return targets <= known
@@ -164,9 +173,9 @@ def _lines(node: ast.stmt, c: Context) -> tuple[int, int]:
 
 def _alone_on_lines(node: ast.stmt, c: Context) -> bool:
     start, end = _lines(node, c)
-    before, after = c.source[start:c.span(node)[0]], c.source[c.span(node)[1]:end].strip()
+    before, after = c.source[start : c.span(node)[0]], c.source[c.span(node)[1] : end].strip()
     return not before.strip() and (not after or after.startswith(b"#"))
 
 
 def _indent(node: ast.stmt, c: Context) -> str:
-    return c.source[c.starts[node.lineno - 1]:c.span(node)[0]].decode()
+    return c.source[c.starts[node.lineno - 1] : c.span(node)[0]].decode()

@@ -27,7 +27,6 @@ def packed_attention(
     *,
     sequence_lengths: Sequence[int] | None = None,
     scaling: float | None = None,
-    dropout: float = 0.0,
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
@@ -48,9 +47,9 @@ def packed_attention(
         if groups > 1:
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
         pieces.append(
-            F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling, is_causal=mask is None
-            ).transpose(1, 2)
+            F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, is_causal=mask is None).transpose(
+                1, 2
+            )
         )
     return torch.cat(pieces, dim=1), None
 

@@ -109,8 +109,16 @@ def interval(
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore", (DegenerateDataWarning, RuntimeWarning))
             found = bootstrap(
-                columns, statistic, paired=True, vectorized=True, axis=-1, confidence_level=CONFIDENCE, method=method,
-                n_resamples=resamples, rng=np.random.default_rng(seed), batch=200,
+                columns,
+                statistic,
+                paired=True,
+                vectorized=True,
+                axis=-1,
+                confidence_level=CONFIDENCE,
+                method=method,
+                n_resamples=resamples,
+                rng=np.random.default_rng(seed),
+                batch=200,
             ).confidence_interval
         if np.isfinite(found.low) and np.isfinite(found.high):
             return float(min(found.low, value)), float(max(found.high, value))

@@ -152,6 +152,9 @@ def load_lm(
     options = {"dtype": getattr(torch, dtype), "trust_remote_code": trust_remote_code}
     lm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, **options)
     lm.config.use_cache = False
+    for module in lm.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # new and old log-probabilities must be of one policy
     linear = lm.get_output_embeddings()
     if not isinstance(linear, nn.Linear):
         raise BadInput(str(path), "has no linear output layer", given=type(linear).__name__)

@@ -145,7 +145,7 @@ def show_call(entry_point: str, args: str, kwargs: str = "{}") -> str:
         return f"{entry_point}(*{args})"
     if isinstance(named, ast.Dict):
         pairs = zip(named.keys, named.values, strict=True)
-        shown += [f"{k.value}={ast.unparse(v)}" for k, v in pairs if isinstance(k, ast.Constant)]
+        shown += [f"{k.value!s}={ast.unparse(v)}" for k, v in pairs if isinstance(k, ast.Constant)]
     return f"{entry_point}({', '.join(shown)})"
 
 

@@ -33,8 +33,12 @@ def canonical_form(source: str) -> str:
     """
     tree = ast.parse(source)
     kept = {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
-    kept |= {(a.asname or a.name).split(".")[0] for n in ast.walk(tree)
-             if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names}
+    kept |= {
+        (a.asname or a.name).split(".")[0]
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Import | ast.ImportFrom)
+        for a in n.names
+    }
     bound = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store | ast.Del)}
     bound |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
     bound |= {n.name for n in ast.walk(tree) if isinstance(n, ast.ExceptHandler) and n.name}

@@ -29,7 +29,11 @@ R = TypeVar("R")
 SCHEMA_VERSION = 1  # raise it where a field is removed, renamed or changes its meaning
 RECORD_KEY, VERSION_KEY = b"ledex_record", b"ledex_schema_version"
 SIMPLE: dict[type, pa.DataType] = {
-    str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.binary(),
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    bytes: pa.binary(),
 }
 
 
@@ -163,10 +167,17 @@ def from_table(table: pa.Table, cls: type[R], where: str = "table") -> list[R]:
     if name != cls.__name__:
         raise BadInput(where, "holds other records", given=name or None, expected=cls.__name__)
     if version != str(SCHEMA_VERSION):
-        raise BadInput(where, "was written with another schema version", given=version,
-                       expected=f"version {SCHEMA_VERSION}: make it again, or use the release that wrote it")
-    required = {f.name for f in dataclasses.fields(cls)  # type: ignore[arg-type]
-                if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
+        raise BadInput(
+            where,
+            "was written with another schema version",
+            given=version,
+            expected=f"version {SCHEMA_VERSION}: make it again, or use the release that wrote it",
+        )
+    required = {
+        f.name
+        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
     if missing := required - set(table.column_names):
         raise BadInput(where, f"lacks the column '{sorted(missing)[0]}'", expected=f"the columns of {cls.__name__}")
     return [from_row(cls, row) for row in table.to_pylist()]

@@ -22,13 +22,28 @@ from ledex_ray.readers.jsonl import read_problems
 from ledex_ray.readers.mbpp import read_mbpp
 from ledex_ray.readers.tasks import by_task_id, resolve_task_id
 
-__all__ = ["FORMATS", "NAMES", "SPLITS", "CanonicalRun", "RunCanonical", "by_task_id", "load_problems",
-           "needs_expected", "parse_spec", "read_problems", "resolve_expected", "resolve_task_id"]
+__all__ = [
+    "FORMATS",
+    "NAMES",
+    "SPLITS",
+    "CanonicalRun",
+    "RunCanonical",
+    "by_task_id",
+    "load_problems",
+    "needs_expected",
+    "parse_spec",
+    "read_problems",
+    "resolve_expected",
+    "resolve_task_id",
+]
 
 SPLITS = ("train", "validation", "test", "prompt", "heldout")
 NAMES = ("bundled", *sources.SETS)
 FORMATS: dict[str, Callable[[Iterable[tuple[str, Row]]], list[Problem]]] = {
-    "humaneval": read_humaneval, "mbpp": read_mbpp, "evalplus": read_evalplus, "apps": read_apps,
+    "humaneval": read_humaneval,
+    "mbpp": read_mbpp,
+    "evalplus": read_evalplus,
+    "apps": read_apps,
     "codecontests": read_codecontests,
 }
 
@@ -50,8 +65,12 @@ def parse_spec(spec: str) -> Spec:
     name, colon, path = rest.partition(":")
     if colon:
         if name not in (*FORMATS, "jsonl"):
-            raise BadInput(f"problems '{spec}'", "has an unknown format", given=name,
-                           expected=" or ".join((*FORMATS, "jsonl")) + ", as FORMAT:PATH")
+            raise BadInput(
+                f"problems '{spec}'",
+                "has an unknown format",
+                given=name,
+                expected=" or ".join((*FORMATS, "jsonl")) + ", as FORMAT:PATH",
+            )
         if not path:
             raise BadInput(f"problems '{spec}'", "has no path", expected="FORMAT:PATH")
         return Spec(name, Path(path).expanduser(), split)
@@ -74,14 +93,19 @@ def load_problems(spec: str, run_canonical: RunCanonical | None = None) -> list[
     elif parts.name == "jsonl":
         problems = read_problems(parts.path)
     else:
-        problems = FORMATS[parts.name](apps_folders(parts.path) if parts.path.is_dir() and parts.name == "apps"
-                                       else rows(parts.path))
+        problems = FORMATS[parts.name](
+            apps_folders(parts.path) if parts.path.is_dir() and parts.name == "apps" else rows(parts.path)
+        )
     if parts.split:
         present = sorted({p.split for p in problems} - {""})
         problems = [p for p in problems if p.split == parts.split]
         if not problems:
-            raise BadInput(f"problems '{spec}'", "has no such split", given=parts.split,
-                           expected=" or ".join(present) or "no split: this set has none")
+            raise BadInput(
+                f"problems '{spec}'",
+                "has no such split",
+                given=parts.split,
+                expected=" or ".join(present) or "no split: this set has none",
+            )
     if not problems:
         raise BadInput(f"problems '{spec}'", "holds no problem")
     return resolve_expected(problems, run_canonical) if run_canonical else problems

@@ -36,9 +36,12 @@ def _apps_row(folder: Path, split: str) -> Row:
 
     metadata = optional("metadata.json")
     return {
-        "problem_id": f"{split}/{folder.name}" if split else folder.name, "split": split,
-        "question": read_text(folder / "question.txt"), "input_output": optional("input_output.json"),
-        "solutions": optional("solutions.json"), "starter_code": optional("starter_code.py"),
+        "problem_id": f"{split}/{folder.name}" if split else folder.name,
+        "split": split,
+        "question": read_text(folder / "question.txt"),
+        "input_output": optional("input_output.json"),
+        "solutions": optional("solutions.json"),
+        "starter_code": optional("starter_code.py"),
         "difficulty": json.loads(metadata).get("difficulty", "") if metadata else "",
     }
 
@@ -73,8 +76,9 @@ def _apps_problem(row: Row, where: str) -> Problem | None:
     return Problem(
         id=f"APPS/{row['problem_id']}",
         text=f"{question.rstrip()}\n\nComplete this code:\n{starter}" if starter.strip() else question,
-        tests=_call_tests(pairs, "class Solution" in starter, where) if name else tuple(
-            StdioTest(_lines(stdin), _lines(stdout)) for stdin, stdout in pairs),
+        tests=_call_tests(pairs, "class Solution" in starter, where)
+        if name
+        else tuple(StdioTest(_lines(stdin), _lines(stdout)) for stdin, stdout in pairs),
         entry_point=name,
         canonical_solutions=tuple(s for s in solutions if isinstance(s, str)),
         n_public=1,
@@ -119,8 +123,11 @@ def _contest_problem(row: Row, where: str) -> Problem | None:
     if not tests:
         return None
     solutions = row.get("solutions") or {"language": [], "solution": []}
-    right = [code for language, code in zip(solutions["language"], solutions["solution"], strict=True)
-             if language in (PYTHON3, "PYTHON3")]
+    right = [
+        code
+        for language, code in zip(solutions["language"], solutions["solution"], strict=True)
+        if language in (PYTHON3, "PYTHON3")
+    ]
     return Problem(
         id=f"CodeContests/{text_field(row, 'name', where)}",
         text=text_field(row, "description", where),

@@ -24,8 +24,18 @@ from ledex_ray.readers.mbpp import split_of
 
 PENDING = "__EXPECTED__"
 
-SET_TASKS = frozenset({"similar_elements", "find_char_long", "common_in_nested_lists", "extract_singly", "larg_nnum",
-                       "intersection_array", "find_dissimilar", "Diff"})
+SET_TASKS = frozenset(
+    {
+        "similar_elements",
+        "find_char_long",
+        "common_in_nested_lists",
+        "extract_singly",
+        "larg_nnum",
+        "intersection_array",
+        "find_dissimilar",
+        "Diff",
+    }
+)
 MATCH_TASKS = frozenset({"check_str", "text_match_three", "text_starta_endb"})  # the reference returns re.Match
 
 SET_ORACLE = f"EXPECTED = {PENDING}\ndef check(args, got):\n    return set(got) == set(EXPECTED)\n"
@@ -50,8 +60,13 @@ ROOT_ORACLE = """def check(args, got):
 MATCH_ASSERT = f"""call = {{name}}
 got = call(*{{args}})
 assert (got if isinstance(got, bool) else got is not None) == {PENDING}"""
-ORACLES = {"are_equivalent": ANY_ORACLE, "sum_div": ZERO_ORACLE, "surface_Area": SURFACE_ORACLE,
-           "digit_distance_nums": DIGITS_ORACLE, **dict.fromkeys(SET_TASKS, SET_ORACLE)}
+ORACLES = {
+    "are_equivalent": ANY_ORACLE,
+    "sum_div": ZERO_ORACLE,
+    "surface_Area": SURFACE_ORACLE,
+    "digit_distance_nums": DIGITS_ORACLE,
+    **dict.fromkeys(SET_TASKS, SET_ORACLE),
+}
 
 
 def read_evalplus(rows: Iterable[tuple[str, Row]]) -> list[Problem]:
@@ -88,9 +103,16 @@ def _humaneval(row: Row, task_id: str, where: str) -> Problem:
     order = [*shown, *(i for i in range(len(arguments)) if i not in set(shown))]
     tests = [_test(name, arguments[i], _atol(row, where), humaneval=True) for i in order]
     return Problem(
-        id=task_id, text=docstring, tests=tuple(tests), entry_point=name, prompt=prompt,
-        setup=helpers(prompt, name), canonical_solutions=(prompt + text_field(row, "canonical_solution", where),),
-        n_public=len(shown), split="test", benchmark="humanevalplus",
+        id=task_id,
+        text=docstring,
+        tests=tuple(tests),
+        entry_point=name,
+        prompt=prompt,
+        setup=helpers(prompt, name),
+        canonical_solutions=(prompt + text_field(row, "canonical_solution", where),),
+        n_public=len(shown),
+        split="test",
+        benchmark="humanevalplus",
     )
 
 
@@ -105,9 +127,15 @@ def _mbpp(row: Row, task_id: str, number: int, where: str) -> Problem:
     arguments = [to_literal(tuple(restore(list(args)))) for args in _inputs(row, where)]
     text = "\n".join(line for line in prompt.strip().strip('"').strip().splitlines() if not line.startswith("assert"))
     return Problem(
-        id=task_id, text=text, tests=tuple(_test(name, a, _atol(row, where), humaneval=False) for a in arguments),
-        entry_point=name, prompt=prompt, canonical_solutions=(text_field(row, "canonical_solution", where),),
-        n_public=1, split=split_of(number), benchmark="mbppplus",
+        id=task_id,
+        text=text,
+        tests=tuple(_test(name, a, _atol(row, where), humaneval=False) for a in arguments),
+        entry_point=name,
+        prompt=prompt,
+        canonical_solutions=(text_field(row, "canonical_solution", where),),
+        n_public=1,
+        split=split_of(number),
+        benchmark="mbppplus",
     )
 
 
@@ -180,8 +208,9 @@ def _is_floats(text: str) -> bool:
 
 
 # JSON has no tuples, sets or complex numbers: which tasks take them, and where (EvalPlus' data notes).
-TUPLES = frozenset({2, 116, 132, 143, 222, 261, 273, 394, 399, 421, 424, 429, 470, 560, 579, 596, 616, 630, 726, 740,
-                    744, 809})
+TUPLES = frozenset(
+    {2, 116, 132, 143, 222, 261, 273, 394, 399, 421, 424, 429, 470, 560, 579, 596, 616, 630, 726, 740, 744, 809}
+)
 LISTS_OF_TUPLES = frozenset({63, 64, 70, 94, 120, 237, 272, 299, 400, 409, 417, 438, 473, 614, 780})
 FIRST_LIST_OF_TUPLES = frozenset({75, 413, 444, 753})
 SECOND_TUPLE = frozenset({106, 750})

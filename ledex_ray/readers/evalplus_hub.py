@@ -20,10 +20,24 @@ def file_row(row: Row, where: str) -> Row:
     if "base_input" in row:
         return row
     tree = ast.parse(text_field(row, "test", where))
-    assigned = {target.id: node.value for node in ast.walk(tree) if isinstance(node, ast.Assign)
-                for target in node.targets if isinstance(target, ast.Name)}
-    call = next((n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
-                 and n.func.id == "assertion" and len(n.args) == 3), None)
+    assigned = {
+        target.id: node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    call = next(
+        (
+            n
+            for n in ast.walk(tree)
+            if isinstance(n, ast.Call)
+            and isinstance(n.func, ast.Name)
+            and n.func.id == "assertion"
+            and len(n.args) == 3
+        ),
+        None,
+    )
     if "inputs" not in assigned or call is None:
         raise BadInput(where, "field 'test' lists no inputs", given=row["test"], expected="EvalPlus' layout")
     inputs = _literal(assigned["inputs"], where)
@@ -33,14 +47,20 @@ def file_row(row: Row, where: str) -> Row:
     if not isinstance(tested, ast.Call) or not isinstance(tested.func, ast.Name):
         raise BadInput(where, "field 'test' calls no function", given=row["test"], expected="EvalPlus' layout")
     return {
-        "task_id": f"Mbpp/{row['task_id']}", "prompt": row["prompt"], "canonical_solution": row["code"],
-        "entry_point": tested.func.id, "base_input": inputs[:BASE_ASSERTS], "plus_input": inputs[BASE_ASSERTS:],
-        "atol": _literal(call.args[2], where), "restored": True,
+        "task_id": f"Mbpp/{row['task_id']}",
+        "prompt": row["prompt"],
+        "canonical_solution": row["code"],
+        "entry_point": tested.func.id,
+        "base_input": inputs[:BASE_ASSERTS],
+        "plus_input": inputs[BASE_ASSERTS:],
+        "atol": _literal(call.args[2], where),
+        "restored": True,
     }
 
 
 def _literal(node: ast.expr, where: str) -> Any:
     """The value of a literal in which `inf` may stand for infinity."""
+
     class Infinity(ast.NodeTransformer):
         def visit_Name(self, name: ast.Name) -> ast.AST:
             return ast.Constant(float("inf")) if name.id == "inf" else name

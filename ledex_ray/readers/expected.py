@@ -67,8 +67,9 @@ def _resolve(problem: Problem, run_canonical: RunCanonical) -> Problem:
         _write(path, json.dumps(dataclasses.asdict(run)))
     resolved = with_expected(problem, dict(zip(arguments, run.values, strict=True)))
     if left_out := len(problem.tests) - len(resolved.tests):
-        log.info("%s: %d of %d tests left out, their expected values are too large", problem.id, left_out,
-                 len(problem.tests))
+        log.info(
+            "%s: %d of %d tests left out, their expected values are too large", problem.id, left_out, len(problem.tests)
+        )
     needed = min(4 * run.cpu_seconds, MAX_CPU_SECONDS)
     if problem.limits is None and not left_out and needed > Limits().cpu_seconds:
         resolved = dataclasses.replace(resolved, limits=Limits(cpu_seconds=needed))

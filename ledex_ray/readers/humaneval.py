@@ -91,8 +91,12 @@ def _split_body(check: ast.FunctionDef, test: str, name: str) -> list[Test]:
 def _needed(statement: ast.Assert, prepared: list[ast.stmt]) -> list[ast.stmt]:
     """The preparation lines that an assert depends on: all of them where it reads a name that they bind."""
     bound = {n.id for p in prepared for n in ast.walk(p) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    bound |= {(a.asname or a.name).split(".")[0] for p in prepared if isinstance(p, ast.Import | ast.ImportFrom)
-              for a in p.names}
+    bound |= {
+        (a.asname or a.name).split(".")[0]
+        for p in prepared
+        if isinstance(p, ast.Import | ast.ImportFrom)
+        for a in p.names
+    }
     return prepared if bound & _names(statement.test) else []
 
 
@@ -109,6 +113,9 @@ def _renamed(node: ast.expr, old: str, new: str) -> ast.expr:
 
 def _single_call(code: str, name: str) -> str | None:
     """The arguments, as text, of the only call of `name` in an assert; None where there are more or none."""
-    calls = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
-             and n.func.id == name and not n.keywords]
+    calls = [
+        n
+        for n in ast.walk(ast.parse(code))
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == name and not n.keywords
+    ]
     return ", ".join(ast.unparse(a) for a in calls[0].args) if len(calls) == 1 else None

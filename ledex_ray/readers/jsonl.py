@@ -123,8 +123,9 @@ def _test(test: object, where: str, field: str) -> Test:
                 raise BadInput(where, f"field '{field}'", given=test, expected="one assert statement")
             return AssertTest(test)
         case {"check": str(check)}:
-            defined = [n.name for n in _check_python(check, where, f"{field}.check").body
-                       if isinstance(n, ast.FunctionDef)]
+            defined = [
+                n.name for n in _check_python(check, where, f"{field}.check").body if isinstance(n, ast.FunctionDef)
+            ]
             if "check" not in defined:
                 raise BadInput(where, f"field '{field}.check'", given=check, expected="def check(candidate)")
             return CheckTest(check)
@@ -180,8 +181,12 @@ def called_name(code: str) -> str:
     """The outermost function that is neither builtin, imported nor assigned in an assert's code; "" if none."""
     tree = ast.parse(code)
     own = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    own |= {(a.asname or a.name).split(".")[0] for n in ast.walk(tree)
-            if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names}
+    own |= {
+        (a.asname or a.name).split(".")[0]
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Import | ast.ImportFrom)
+        for a in n.names
+    }
     for node in ast.walk(tree):  # breadth first: the outermost call comes first
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             name = node.func.id

@@ -60,8 +60,11 @@ def _unix(text: str) -> str:
 def _entry_point(code: str, tests: list[str], where: str) -> str:
     """The function of the solution that the first assert calls."""
     defined = {n.name for n in ast.parse(code).body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-    called = [n.func.id for n in ast.walk(ast.parse(tests[0].strip()))
-              if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    called = [
+        n.func.id
+        for n in ast.walk(ast.parse(tests[0].strip()))
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+    ]
     for name in called:
         if name in defined:
             return name

@@ -36,15 +36,23 @@ class Set:
 
 SETS = {
     "humaneval": Set("humaneval", ("HumanEval.jsonl.gz", "HumanEval.jsonl"), Hub("openai/openai_humaneval", ("test",))),
-    "mbpp": Set("mbpp", ("mbpp.jsonl", "mbpp.jsonl.gz"),
-                Hub("google-research-datasets/mbpp", ("train", "test", "validation", "prompt"), "full")),
-    "humanevalplus": Set("evalplus", ("HumanEvalPlus.jsonl.gz", "HumanEvalPlus.jsonl"),
-                         Hub("evalplus/humanevalplus", ("test",))),
+    "mbpp": Set(
+        "mbpp",
+        ("mbpp.jsonl", "mbpp.jsonl.gz"),
+        Hub("google-research-datasets/mbpp", ("train", "test", "validation", "prompt"), "full"),
+    ),
+    "humanevalplus": Set(
+        "evalplus", ("HumanEvalPlus.jsonl.gz", "HumanEvalPlus.jsonl"), Hub("evalplus/humanevalplus", ("test",))
+    ),
     "mbppplus": Set("evalplus", ("MbppPlus.jsonl.gz", "MbppPlus.jsonl"), Hub("evalplus/mbppplus", ("test",))),
-    "apps": Set("apps", ("apps", "APPS", "apps_sample"),
-                Hub("codeparrot/apps", ("train", "test"), files="{split}.jsonl")),
-    "codecontests": Set("codecontests", ("codecontests.jsonl", "codecontests.jsonl.gz", "codecontests.parquet"),
-                        Hub("deepmind/code_contests", ("train", "test", "valid"))),
+    "apps": Set(
+        "apps", ("apps", "APPS", "apps_sample"), Hub("codeparrot/apps", ("train", "test"), files="{split}.jsonl")
+    ),
+    "codecontests": Set(
+        "codecontests",
+        ("codecontests.jsonl", "codecontests.jsonl.gz", "codecontests.parquet"),
+        Hub("deepmind/code_contests", ("train", "test", "valid")),
+    ),
 }
 
 
