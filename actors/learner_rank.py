@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -66,6 +67,8 @@ class LearnerRank:
     def __init__(self, spec: LearnerSpec) -> None:
         faulthandler.register(signal.SIGUSR1)
         logging.basicConfig(level=logging.INFO)
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        transformers.utils.logging.disable_progress_bar()
         self.spec = spec
         self.rank = int(os.environ["RANK"])
         self.skipped_in_a_row = 0
@@ -180,7 +183,7 @@ class LearnerRank:
         return self.ppo.run(episodes, iteration)
 
     def log_probs(self, sequences: Sequence[NDArray[np.int32]], temperature: float) -> list[NDArray[np.float32]]:
-        """[L - 1] for each sequence: of token t + 1 given those up to t."""
+        """[L - 1] for each sequence: of token t + 1 given those up to t (on rank 0; nothing on the others)."""
         batch = Sequences(list(sequences), [np.ones(len(ids), dtype=bool) for ids in sequences])
 
         def visit(share: MicroBatch) -> dict[str, Tensor]:
@@ -189,7 +192,7 @@ class LearnerRank:
 
         with self.policy.evaluating():
             found = self.packer.map(batch, visit)
-        return [values.numpy() for values in found["log_probs"]]
+        return [values.numpy() for values in found["log_probs"]] if self.rank == 0 else []
 
     # Weights
 
