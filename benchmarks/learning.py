@@ -4,7 +4,7 @@ For each seed: the recipe as it is, and the ablation that is trained on correct 
 tokens. All models are then measured together on the held-out problems and on one fixed bug set. Resumes where it was;
 every run made is listed in the result file, with commit, seeds and recipe hash.
 
-    python -m benchmarks.learning --recipe launch/recipes/learn_cpu.yaml --seeds 0 1 --out benchmarks/results/learn_cpu.json
+    python -m benchmarks.learning --seeds 0 1 --out benchmarks/results/learn_cpu.json
 """
 
 from __future__ import annotations
