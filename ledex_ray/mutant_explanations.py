@@ -91,13 +91,16 @@ def _case(header: str) -> str:
     return header.removeprefix("el").removeprefix("if").strip()
 
 
+WHERE = r"(?:(?: for the call (?P<call>.+))?\.| for the input\n(?P<stdin>.*))"
+PRINTED = r"For the input\n(?P<stdin>.*)\nthe program printed\n(?P<got>.*)\nbut this was expected\n(?P<expected>.*)"
 ERROR = r"\w*(?:Error|Exception|Iteration|Interrupt)\w*"
 WRITTEN = (  # as `reward.judge.feedback` writes them
     re.compile(r"The (?:call|expression) (?P<call>.+) returned (?P<got>.+), but (?P<expected>.+) was expected\.", re.S),
     re.compile(r"The test `(?P<test>.+)` failed: the call (?P<call>.+) returned (?P<got>.+)\.", re.S),
-    re.compile(r"(?P<error>\w+(?:: .+?)?) \(line \d+(?:: .*?)?\)(?: for the call (?P<call>.+))?\.", re.S),
-    re.compile(rf"(?P<error>{ERROR}(?:: .+?)?)(?: for the call (?P<call>.+))?\.", re.S),
-    re.compile(r"(?P<limit>.*(?:time|CPU|memory).*?)(?: for the call (?P<call>.+))?\.", re.S | re.I),
+    re.compile(PRINTED, re.S),
+    re.compile(rf"(?P<error>\w+(?:: .+?)?) \(line \d+(?:: .*?)?\){WHERE}", re.S),
+    re.compile(rf"(?P<error>{ERROR}(?:: .+?)?){WHERE}", re.S),
+    re.compile(rf"(?P<limit>.*(?:time|CPU|memory).*?){WHERE}", re.S | re.I),
 )
 VALUE = r"(?:\s+(?:value|output|result))?\s*:?\s+`?([^\n`]+?)`?"
 CALL = r"(?:call|test|input)\s*:\s*`?(?:assert\s+)?([^\n`]+?\))`?(?:\s*==|\s*$)"
@@ -123,6 +126,7 @@ class Failure:
     got: str = ""
     error: str = ""
     limit: str = ""  # it ran out of time or memory
+    stdin: str = ""  # of a program that reads its input
 
 
 def read_failure(feedback: str) -> Failure:
@@ -156,6 +160,14 @@ def explain_edit(line: int, clause: str, feedback: str, *, key: str) -> str:
 def _endings(failure: Failure) -> tuple[str, ...]:
     call, expected, got, error = (_short(t) for t in (failure.call, failure.expected, failure.got, failure.error))
     subject = f"`{call}`" if call else "the failing test"
+    if failure.stdin:
+        stdin = _short(failure.stdin, 40)
+        if expected:
+            return (f"That is why it prints `{got}` instead of `{expected}` for the input `{stdin}`.",
+                    f"So for the input `{stdin}` it prints `{got}` but `{expected}` is expected.")
+        subject = f"the input `{stdin}`"
+        if error:
+            return (f"That is why {subject} ends in {error}.", f"Because of this, {subject} raises {error}.")
     if failure.limit:
         return (
             f"Because of this {subject} does not finish within its limits.",

@@ -153,6 +153,11 @@ def test_every_expression_that_parses_yields_programs_that_parse(tokens: list[st
         ("NameError: name 'g' is not defined (line 2: g()).", Failure(error="NameError: name 'g' is not defined")),
         ("The program needed more than 1024 MB of memory for the call f(1).",
          Failure(call="f(1)", limit="The program needed more than 1024 MB of memory")),
+        ("For the input\n1 2\n3\nthe program printed\n4\nbut this was expected\n6",
+         Failure(stdin="1 2\n3", got="4", expected="6")),
+        ("ValueError: no int (line 2: int(x)) for the input\na\n", Failure(error="ValueError: no int", stdin="a")),
+        ("The program needed more than 2 s of CPU time for the input\n7",
+         Failure(limit="The program needed more than 2 s of CPU time", stdin="7")),
         ("assert f(1) == 2\nGot: 3", Failure("f(1)", "2", "3")),
         ("Nothing of use", Failure()),
     ],
@@ -166,6 +171,12 @@ def test_explanation_names_the_line_both_texts_and_the_failing_call() -> None:
     text = explain(mutant, PROGRAM, "The call pick([1], 1) returned 3, but 4 was expected.")
     for part in ("line 7", "`xs[i] >= limit`", "`xs[i] > limit`", "`pick([1], 1)`", "`3`", "`4`"):
         assert part.lower() in text.lower()
+
+
+def test_explanation_of_a_script_names_its_input() -> None:
+    mutant = mutants("n = int(input())\nprint(n + 1)\n")[0]
+    text = explain(mutant, "", "For the input\n3\nthe program printed\n2\nbut this was expected\n4")
+    assert "input `3`" in text and "`2`" in text and "`4`" in text
 
 
 def test_explanations_are_short_fixed_and_vary_in_wording() -> None:
