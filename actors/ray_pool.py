@@ -111,17 +111,24 @@ class RayPool(Generic[T, R]):
         self._pool.add(item_id, item)
 
     def map(self, items: Iterable[tuple[str, T]]) -> Iterator[tuple[str, R | Dropped]]:
-        """(id, result) as they finish; reads no further ahead in `items` than keeps the actors busy."""
+        """(id, result) as they finish; reads no further ahead in `items` than keeps the actors busy.
+
+        Closing the iterator calls off what actors have not begun (an engine stops in mid answer).
+        """
         source = iter(items)
         open_ended = True
-        while open_ended or self.unfinished:
-            while open_ended and self.room > 0:
-                pair = next(source, None)
-                if pair is None:
-                    open_ended = False
-                else:
-                    self.submit(*pair)
-            yield from self.poll(POLL_SECONDS)
+        try:
+            while open_ended or self.unfinished:
+                while open_ended and self.room > 0:
+                    pair = next(source, None)
+                    if pair is None:
+                        open_ended = False
+                    else:
+                        self.submit(*pair)
+                yield from self.poll(POLL_SECONDS)
+        finally:
+            for call in self._calls:
+                ray.cancel(call)
 
     def poll(self, timeout: float) -> list[tuple[str, R | Dropped]]:
         """Results that are there, waiting up to `timeout` seconds for the first. Raises NoMembers."""

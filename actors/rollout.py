@@ -12,7 +12,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class RolloutClient:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_refit": None}  # the learner's side stays in the driver
 
-    def generate(self, requests: Iterable[GenerationRequest]) -> Iterator[Generation]:
+    def generate(self, requests: Iterable[GenerationRequest]) -> Generator[Generation]:
         """The generation of each request, as they finish; one that was given up has no completions and an error.
 
         Raises ValueError for an id given twice, NoMembers when no engine comes back in time.

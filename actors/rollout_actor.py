@@ -78,6 +78,10 @@ class RolloutActor:
         """How long requests have been in the engine without one finishing; 0 while it is idle."""
         return time.monotonic() - self._moved if self._busy else 0.0
 
+    async def requests_in_flight(self) -> int:
+        """Requests that the engine has and has not answered."""
+        return self._busy
+
     async def generate(self, request: GenerationRequest, weights: WeightsRef | None = None) -> Generation | NeedsRefit:
         """`request.n` completions, sampled under `weights` or newer ones streamed by the learner."""
         if (refusal := await self._hold(weights)) is not None:
@@ -186,7 +190,7 @@ class RolloutActor:
             return None
         if not wanted.path or not os.path.isdir(wanted.path):  # shared memory of another node, or already gone
             return NeedsRefit(self._held, wanted)
-        await self._load(wanted, unless_held=True)
+        await asyncio.shield(self._load(wanted, unless_held=True))  # a caller that leaves must not stop it half way
         return None
 
     async def _load(self, wanted: WeightsRef, *, unless_held: bool) -> WeightsRef:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -114,6 +115,22 @@ def test_a_client_works_where_it_is_sent(engines: RolloutGroup, base: Learner) -
     request = GenerationRequest("x", PROBE[0], max_tokens=4)
     (generation,) = ray.get(elsewhere.remote(pickle.dumps(engines.client()), request), timeout=120)
     assert len(generation.completions) == 1
+
+
+def test_a_consumer_that_leaves_stops_the_engine(engines: RolloutGroup, base: Learner) -> None:
+    """What is in flight when the consumer leaves would take as long again as the same requests took before."""
+    engine = engines.engines[0]
+    requests = [GenerationRequest(str(i), PROBE[0], n=8, max_tokens=MODEL.max_length) for i in range(8)]
+    started = time.monotonic()
+    generate(engines, requests)
+    whole = time.monotonic() - started
+
+    generations = engines.client().generate([GenerationRequest("short", PROBE[0], max_tokens=1), *requests])
+    assert next(generations).id == "short"
+    assert ray.get(engine.requests_in_flight.remote(), timeout=60) > 0
+    generations.close()
+    time.sleep(whole / 2)
+    assert ray.get(engine.requests_in_flight.remote(), timeout=60) == 0
 
 
 def test_every_request_is_answered_though_the_engine_is_killed_and_under_the_weights_asked_for(
