@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -47,8 +48,7 @@ MOST_REPLACEMENTS = 2  # with filter_groups: at most so many more batches are sa
 class Progress:
     """Where the training stands; it travels with each checkpoint."""
 
-    iteration: int = 0  # updates committed; also the version of the weights
-    cursor: int = 0  # assignments taken
+    iteration: int = 0  # updates committed; also the version of the weights, and what the data cursor follows from
     best_rate: float = -1.0
     best_iteration: int = 0
 
@@ -81,6 +81,11 @@ class DebugPPO(Algorithm):
     """One PPO training. Its `training_step` is the method."""
 
     shared: ClassVar[Session | None] = None  # set by `ppo`; a Tune trial opens a session of its own
+    session: Session
+    progress: Progress
+    weights: WeightSync
+    learner: LearnerGroup
+    _next: int  # the first iteration that nobody collects for yet
 
     @override(Algorithm)
     def training_step(self) -> None:
@@ -99,11 +104,9 @@ class DebugPPO(Algorithm):
         iteration = self.progress.iteration
         episodes = self.store.read(iteration)
         if episodes is None:
-            self.weights.publish(iteration)
-            episodes = self._collect()
+            episodes = self._episodes(iteration)
             self.store.write(iteration, episodes)
         metrics = describe(episodes) | self.weights.gap | self.learner.ppo_update(episodes, iteration)
-        self.progress.cursor += self.settings.prompts_per_iteration
         self.progress.iteration += 1
         if self._due(self.settings.validate_every):
             metrics |= self._validate()
@@ -112,12 +115,26 @@ class DebugPPO(Algorithm):
             self.learner.save_checkpoint(self.checkpoints, asdict(self.progress))
         return metrics
 
-    def _collect(self) -> list[Episode]:
-        """The iteration's episodes in a fixed order; with `filter_groups`, groups without variance are replaced."""
-        want, seed = self.settings.prompts_per_iteration, self.settings.seed + self.progress.iteration
+    def _episodes(self, iteration: int) -> list[Episode]:
+        """The iteration's episodes, from weights at most `max_staleness` versions old (0 when synchronous).
+
+        Asynchronously, the next batches are sampled and scored while this one is learned from; new weights reach the
+        engines in the midst of that, and each token keeps the version it was sampled under.
+        """
+        self.weights.publish(iteration)
+        ahead = self.settings.max_staleness if self.settings.mode == "asynchronous" else 0
+        self._next = max(self._next, iteration)
+        while self._next <= min(iteration + ahead, self.settings.iterations - 1):
+            self._coming[self._next] = self._background.submit(self._collect, self._next)
+            self._next += 1
+        return self._coming.pop(iteration).result()
+
+    def _collect(self, iteration: int) -> list[Episode]:
+        """Groups of episodes in a fixed order; with `filter_groups`, those without variance are replaced."""
+        want, seed = self.settings.prompts_per_iteration, self.settings.seed + iteration
         groups: dict[str, list[Episode]] = {}
         for attempt in range(1 + MOST_REPLACEMENTS * self.settings.filter_groups):
-            start = self.progress.cursor + attempt * REPLACEMENT_OFFSET
+            start = iteration * want + attempt * REPLACEMENT_OFFSET
             assignments = self.assignments.take(start, want - len(groups))
             for group in self.collector.collect(assignments, self.settings.sampling, self.weights.ref, seed):
                 if group and not (self.settings.filter_groups and flat(group)):
@@ -160,6 +177,9 @@ class DebugPPO(Algorithm):
         recipe = self.run.recipe
         self.settings = recipe.ppo
         self.progress = Progress()
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="collect")
+        self._coming: dict[int, Future[list[Episode]]] = {}
+        self._next = 0
         self.store = EpisodeStore(self.run.path(STAGE, "episodes", "x").parent)
         self.checkpoints = self.run.path(STAGE, "checkpoints", "x").parent
         self.collector = Collector(fleet)
@@ -219,6 +239,7 @@ class DebugPPO(Algorithm):
 
     @override(Algorithm)
     def cleanup(self) -> None:
+        self._background.shutdown(wait=False, cancel_futures=True)
         self.learner.shutdown()
         if self._owned:
             self.session.fleet.close()
@@ -233,12 +254,14 @@ class DebugPPO(Algorithm):
         self.progress = Progress(**state) if state else Progress()
         self._iteration = self.progress.iteration
         self.weights.forget()
+        self._next = self.progress.iteration
+        self._coming.clear()  # what was being sampled is sampled again, under weights that are known
         self.session.tracker.forget_after(STAGE, self.progress.iteration)
         if state:
             log.info("ppo: going on after iteration %d", self.progress.iteration)
 
 
-REPLACEMENT_OFFSET = 1 << 20  # replacements come from a part of the endless order that no iteration's cursor reaches
+REPLACEMENT_OFFSET = 1 << 20  # replacements come from a part of the endless order that no iteration reaches
 
 
 def ppo(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:

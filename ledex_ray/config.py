@@ -198,8 +198,7 @@ class PPOConfig(Section):
     mask_truncated: bool = Field(False, description="Leave over-long answers out of the loss.")
     filter_groups: bool = Field(False, description="Replace groups whose rewards do not vary.")
     mode: Literal["synchronous", "asynchronous"] = "synchronous"
-    max_staleness: int = Field(1, ge=0)
-    turns: int = Field(1, ge=1, description="Refinement turns in an episode.")
+    max_staleness: int = Field(1, ge=1, description="Asynchronous: versions that sampled weights may lag behind.")
     validate_every: int = Field(10, ge=1)
     validation_samples: int = Field(1, ge=1)
     checkpoint_every: int = Field(5, ge=1)
