@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from launch.measures import measure, resample_outcomes
@@ -81,10 +83,16 @@ def test_a_fresh_sample_over_the_budget_counts_by_the_share_left() -> None:
 
 def test_models_are_compared_by_stage_and_with_resampling() -> None:
     trained = [
-        sample(s.id + "t", s.parent_id + ("t" if s.parent_id not in ("p", "q", "bug") else ""), s.passed or s.id == "q0",
-               s.mode, label="t", stage="sft", problem_id=s.problem_id, bugs=s.bugs, round=s.round)
+        replace(
+            s,
+            id=s.id + "t",
+            parent_id=s.parent_id + ("" if s.parent_id in ("p", "q", "bug") else "t"),
+            passed=s.passed or s.id == "q0",
+            label="t",
+            stage="sft",
+        )
         for s in SAMPLES
-    ]  # fmt: skip
+    ]
     evaluation = measure([*SAMPLES, *trained], PROBLEMS, CONFIG, {"m": "model", "t": "model+sft"}, "public")
     pairs = {(c.a.label, c.a.mode, c.b.label, c.b.mode, c.metric, c.k) for c in evaluation.comparisons}
     assert ("m", "initial", "t", "initial", "pass_at_k", 1) in pairs

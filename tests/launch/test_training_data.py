@@ -1,0 +1,122 @@
+"""What the learner is given: loss on answers alone, rewards on the right tokens, no held-out problem."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.generation import Completion
+from actors.sandbox import ScoreResult
+from launch.collect import Assignment, build_episode
+from launch.problem_sets import training_problems, validation_problems
+from launch.sft import plan_batches, split_by_problem
+from ledex_ray.chat import Renderer
+from ledex_ray.config import SamplingConfig, SFTConfig, recipe_from_tree
+from ledex_ray.errors import BadInput
+from ledex_ray.problems import CallTest, Problem
+from ledex_ray.prompts import explained_answer, fenced, parse_answer
+from ledex_ray.records import Attempt, Instruction, Provenance, Refinement, Status, Trajectory, Verdict
+from ledex_ray.supervised import supervised_examples
+from reward.compose import Reward
+from reward.terms import TextTerms
+
+WRONG, RIGHT = "def f(x):\n    return x - 1", "def f(x):\n    return x + 1"
+EXPLANATION = "It subtracts one where it should add one."
+PROBLEM = Problem(
+    id="p", text="Add one.", tests=(CallTest("(1,)", "2"),), entry_point="f", canonical_solutions=(RIGHT,)
+)
+OWN = Provenance("model")
+PASSED, FAILED = Verdict(Status.PASSED), Verdict(Status.FAILED, feedback="The call f(1) returned 0.")
+
+
+@pytest.fixture(scope="module", params=["chat", "plain"])
+def renderer(request: pytest.FixtureRequest, smollm2: Path) -> Renderer:
+    from transformers import AutoTokenizer
+
+    return Renderer(AutoTokenizer.from_pretrained(smollm2), request.param)
+
+
+def refinement(verdict: Verdict, explanation: str = EXPLANATION) -> Refinement:
+    return Refinement("a/0", "a", "p", 0, Instruction.EXPLAIN, "", explanation, RIGHT, verdict, OWN)
+
+
+def trajectory(*refinements: Refinement) -> Trajectory:
+    return Trajectory(Attempt("a", "p", 0, "", WRONG, FAILED, OWN), FAILED.feedback, refinements)
+
+
+def test_loss_is_on_the_answer_alone_and_the_wrong_code_is_in_the_history(renderer: Renderer) -> None:
+    config = SFTConfig(kinds=("direct", "explain"))
+    examples = supervised_examples({"p": PROBLEM}, [], [trajectory(refinement(PASSED))], renderer, config, 1024)
+    learned = {e.kind: renderer.decode(e.token_ids[e.loss_mask]) for e in examples}
+    assert learned == {"direct": fenced(RIGHT), "explain": explained_answer(EXPLANATION, RIGHT)}
+    for example in examples:
+        assert fenced(WRONG) in renderer.decode(example.token_ids[~example.loss_mask])
+        assert example.token_ids[-1] == renderer.tokenizer.eos_token_id and example.loss_mask[-1]
+
+
+def test_only_verified_refinements_are_learned_from(renderer: Renderer) -> None:
+    weak = Verdict(Status.PASSED, weak=True)
+    bad = trajectory(refinement(FAILED), refinement(weak))
+    assert supervised_examples({"p": PROBLEM}, [], [bad], renderer, SFTConfig(), 1024) == []
+
+
+def test_a_refinement_without_explanation_teaches_the_direct_answer_alone(renderer: Renderer) -> None:
+    examples = supervised_examples(
+        {"p": PROBLEM}, [], [trajectory(refinement(PASSED, ""))], renderer, SFTConfig(), 1024
+    )
+    assert [e.kind for e in examples] == ["direct"]
+
+
+def test_the_ablation_sees_the_right_code_and_no_repair(renderer: Renderer) -> None:
+    config = SFTConfig(kinds=("solve",), canonical=True)
+    examples = supervised_examples({"p": PROBLEM}, [], [trajectory(refinement(PASSED))], renderer, config, 1024)
+    assert [e.kind for e in examples] == ["solve"]
+    assert WRONG not in renderer.decode(examples[0].token_ids)
+
+
+def test_batches_depend_on_the_seed_alone_and_validation_problems_are_held_back(renderer: Renderer) -> None:
+    problems = {f"p{i}": Problem(f"p{i}", f"Add {i}.", (), "f", canonical_solutions=(RIGHT,)) for i in range(20)}
+    config = SFTConfig(kinds=("solve",), canonical=True, validation_fraction=0.2, batch_size=3, seed=3)
+    examples = supervised_examples(problems, [], [], renderer, config, 1024)
+    training, validation = split_by_problem(examples, config)
+    assert len(validation) == 4 and not {e.id for e in training} & {e.id for e in validation}
+    again = supervised_examples(problems, [], [], renderer, config, 1024)
+    plans = [plan_batches(split_by_problem(e, config)[0], config) for e in (examples, again)]
+    assert [[e.id for e in b] for b in plans[0]] == [[e.id for e in b] for b in plans[1]]
+    assert sum(len(b) for b in plans[0]) == 2 * len(training)
+    tokens = sum(len(e.token_ids) for e in training)
+    capped = plan_batches(training, config.model_copy(update={"max_tokens": max(1000, tokens // 2)}))
+    assert 0 < sum(len(e.token_ids) for b in capped for e in b) <= max(1000, tokens // 2)
+
+
+def test_rewards_lie_on_the_last_token_of_the_explanation_and_of_the_answer(renderer: Renderer) -> None:
+    text = explained_answer("Ein Fehler: é, ü: it subtracts.", RIGHT)
+    ids = tuple(renderer.answer_ids(text))
+    terms = TextTerms("x", parse_answer(text, "explain", "f"), parses=True)
+    assignment = Assignment("g", PROBLEM, WRONG, Instruction.EXPLAIN, (1, 2, 3), (RIGHT,), (EXPLANATION,))
+    completion = Completion(ids, tuple(-0.5 for _ in ids), tuple(7 for _ in ids), text, "stop")
+    reward = Reward(refinement=4.0, explanation=1.5)
+    episode = build_episode(assignment, completion, ScoreResult("x", terms, PASSED), reward, SamplingConfig(), renderer)
+    assert episode.loss_mask.tolist() == [False] * 3 + [True] * len(ids)
+    assert np.flatnonzero(episode.rewards).tolist() == [episode.explanation_end, len(episode.token_ids) - 1]
+    assert episode.rewards[episode.explanation_end] == 1.5 and episode.rewards[-1] == 4.0
+    up_to = renderer.decode(episode.token_ids[3 : episode.explanation_end + 1])
+    assert up_to.endswith("it subtracts.") and "```" not in up_to
+    assert episode.oldest_version == 7 and not episode.truncated
+
+
+@pytest.mark.parametrize("key", ["train", "validation"])
+def test_training_refuses_heldout_problems(key: str) -> None:
+    recipe = recipe_from_tree({"problems": {key: "bundled@heldout"}})
+    load = training_problems if key == "train" else validation_problems
+    with pytest.raises(BadInput, match=rf"problems\.{key}.*heldout"):
+        load(recipe)
+
+
+def test_a_limit_takes_problems_evenly_through_the_set() -> None:
+    few = training_problems(recipe_from_tree({"problems": {"limit": 6}}))
+    everything = list(training_problems(recipe_from_tree({})))
+    positions = [everything.index(id) for id in few]
+    assert len(few) == 6 and positions == sorted(positions) and positions[-1] > len(everything) * 0.7
