@@ -274,7 +274,8 @@ class RayPool(Generic[T, R]):
     def _stalled_seconds(self, actor: _Actor) -> float:
         """How long the actor has worked without progress; for ever where it does not even answer."""
         try:
-            return float(ray.get(actor.handle.stalled_seconds.remote(), timeout=ANSWER_SECONDS))
+            patience = min(ANSWER_SECONDS, self._service.seconds(1))
+            return float(ray.get(actor.handle.stalled_seconds.remote(), timeout=patience))
         except (ray.exceptions.RayError, TimeoutError):
             return math.inf
 
