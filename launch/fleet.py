@@ -33,6 +33,7 @@ class Fleet:
         self.recipe = recipe
         self.model_path = resolve_model(recipe.model.name)
         self._started: list[RolloutGroup | SandboxGroup] = []
+        self._owns_ray = not ray.is_initialized()
         start_ray()
 
     def __enter__(self) -> Self:
@@ -44,12 +45,13 @@ class Fleet:
         self.close()
 
     def close(self) -> None:
-        """Ends every actor that was started."""
+        """Ends every actor that was started, and Ray where it was started here."""
         for group in self._started:
             group.shutdown()
         if "embedder" in self.__dict__:
             ray.kill(self.embedder)
-        ray.shutdown()
+        if self._owns_ray:
+            ray.shutdown()
 
     @cached_property
     def renderer(self) -> Renderer:

@@ -1,0 +1,155 @@
+"""The PPO loop on a tiny random model with every real engine: policies agree, kills are survived, Tune drives it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from launch.fleet import Fleet
+from launch.ppo import STAGE, DebugPPO, DebugPPOConfig, Session, ppo
+from launch.rundir import RunDirectory, read_parts
+from launch.synthesize import synthesize
+from launch.tracking import Tracker
+from ledex_ray.config import Recipe, recipe_from_tree
+from ledex_ray.episode_store import EpisodeStore
+
+pytestmark = pytest.mark.slow
+
+ITERATIONS = 3
+
+
+def tree(model: Path, run: str, **ppo_keys: Any) -> dict[str, Any]:
+    """A recipe in which a random model answers seeded bugs: all the machinery, nothing to learn."""
+    return {
+        "run": run,
+        "stages": ["synthesize", "ppo"],
+        "model": {"name": str(model), "dtype": "float32", "max_length": 512},
+        "problems": {"limit": 4},
+        "sandbox": {"floor": "C", "actors": 2},
+        "rollout": {"max_num_seqs": 16, "kv_cache_gb": 0.25},
+        "synthesis": {
+            "solve": {"n": 1, "max_tokens": 8},
+            "refine": {"n": 1, "max_tokens": 8},
+            "max_wrong_per_problem": 1,
+            "seeded_bugs": 2,
+        },
+        "tracking": {"wandb": "disabled"},
+        "ppo": {
+            "iterations": ITERATIONS,
+            "prompts_per_iteration": 2,
+            "sampling": {"n": 2, "max_tokens": 16},
+            "minibatch_episodes": 4,
+            "critic_warmup": 0,
+            "validate_every": 2,
+            "checkpoint_every": 1,
+            "reload_tolerance": 1e-3,
+            "optimizer": {"lr": 1e-3},
+            **ppo_keys,
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def fleet(tiny_llama: Path, ray_session: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """One engine, one sandbox pool and one finished synthesis for all tests of this file."""
+    os.environ["LEDEX_RUNS"] = str(tmp_path_factory.mktemp("runs"))
+    with Fleet(recipe_from_tree(tree(tiny_llama, "base"))) as fleet:
+        run = RunDirectory.open(fleet.recipe)
+        synthesize(run, fleet)
+        run.close()
+        yield fleet
+    del os.environ["LEDEX_RUNS"]
+
+
+def open_run(fleet: Fleet, recipe: Recipe) -> RunDirectory:
+    run = RunDirectory.open(recipe)
+    if not (run.root / "synthesis").exists():
+        (run.root / "synthesis").symlink_to(Path(os.environ["LEDEX_RUNS"]).resolve() / "base" / "synthesis")
+    fleet.recipe = recipe
+    return run
+
+
+def train(fleet: Fleet, run_name: str, model: Path, **ppo_keys: Any) -> Path:
+    run = open_run(fleet, recipe_from_tree(tree(model, run_name, **ppo_keys)))
+    tracker = Tracker(run)
+    try:
+        ppo(run, fleet, tracker)
+    finally:
+        tracker.close()
+        run.close()
+    return run.root
+
+
+@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
+def test_each_iteration_is_committed_once_under_the_policy_it_says(fleet: Fleet, tiny_llama: Path, mode: str) -> None:
+    root = train(fleet, mode, tiny_llama, mode=mode)
+    history = read_parts(root / STAGE / "metrics")
+    assert [row["step"] for row in history] == [1, 2, 3]
+    assert all(row["engine_gap_mean"] < 1e-4 for row in history)  # float32: engine and learner are one policy
+    assert history[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+    staleness = 0 if mode == "synchronous" else 1
+    store = EpisodeStore(root / STAGE / "episodes")
+    for iteration in range(ITERATIONS):
+        episodes = store.read(iteration)
+        assert episodes is not None and len(episodes) == 4
+        versions = np.concatenate([e.weight_versions[e.loss_mask] for e in episodes])
+        assert versions.min() >= max(0, iteration - staleness) and versions.max() <= iteration
+    assert (root / STAGE / "model" / "config.json").exists()
+
+
+def test_a_killed_learner_is_rebuilt_and_replays_the_stored_episodes(fleet: Fleet, tiny_llama: Path) -> None:
+    killed: list[int] = []
+
+    def kill_once() -> None:
+        metrics = Path(os.environ["LEDEX_RUNS"]) / "killed" / STAGE / "metrics"
+        while not any(metrics.glob("*.jsonl")):
+            time.sleep(0.1)
+        for process in psutil.process_iter(["cmdline"]):
+            if "ray::_RankActor" in " ".join(process.info["cmdline"] or []):
+                killed.append(process.pid)
+                os.kill(process.pid, signal.SIGKILL)
+
+    threading.Thread(target=kill_once, daemon=True).start()
+    root = train(fleet, "killed", tiny_llama)
+    assert killed
+    assert [row["step"] for row in read_parts(root / STAGE / "metrics")] == [1, 2, 3]
+    ids = [e.id for i in range(ITERATIONS) for e in EpisodeStore(root / STAGE / "episodes").read(i) or []]
+    assert len(ids) == len(set(ids)) == 4 * ITERATIONS
+
+
+def test_groups_without_variance_are_replaced_under_grpo(fleet: Fleet, tiny_llama: Path) -> None:
+    root = train(fleet, "grpo", tiny_llama, algorithm="grpo", filter_groups=True, kl_coef=0.0, iterations=1)
+    episodes = EpisodeStore(root / STAGE / "episodes").read(0) or []
+    scores: dict[str, set[float]] = {}
+    for episode in episodes:
+        scores.setdefault(episode.group_id, set()).add(episode.score)
+    assert all(len(values) > 1 for values in scores.values())
+
+
+def test_rllib_drives_saves_and_restores_it(fleet: Fleet, tiny_llama: Path, tmp_path: Path) -> None:
+    run = open_run(fleet, recipe_from_tree(tree(tiny_llama, "rllib")))
+    tracker = Tracker(run)
+    DebugPPO.shared = Session(run, fleet, tracker)
+    try:
+        algorithm = DebugPPOConfig().recipe(run.recipe.model_dump(mode="json")).build_algo()
+        result = algorithm.train()
+        assert result["training_iteration"] == 1 and -10 <= result["reward"] <= 10
+        saved = algorithm.save_to_path(str(tmp_path / "checkpoint"))
+        algorithm.stop()
+        restored = DebugPPO.from_checkpoint(saved)
+        assert restored.progress.iteration == 1
+        assert restored.train()["training_iteration"] == 2
+        restored.stop()
+    finally:
+        DebugPPO.shared = None
+        tracker.close()
+        run.close()
