@@ -82,9 +82,10 @@ def build_cases(data: Path, bugs: str = "model") -> list[Case]:
         failing = {id_: [c for c, v in found if not v.passed and not v.weak] for id_, found in judged.items()}
     else:
         failing = _failing_mutants(problems)
+    sound = _sound(problems)
     rng = random.Random(0)
     cases = []
-    for problem_id in judged:
+    for problem_id in [problem_id for problem_id in judged if problem_id in sound]:
         problem = problems[problem_id]
         canonical = problem.canonical_solutions[0]
         wrong = next((c for c in failing[problem_id] if _parses(c)), None)
@@ -152,6 +153,12 @@ def main(
     if out is not None:
         out.write_text(json.dumps([cell.__dict__ for cell in cells], indent=1), encoding="utf-8")
     raise typer.Exit(1 if better_than_repair(cells) else 0)
+
+
+def _sound(problems: dict[str, Problem]) -> set[str]:
+    """The problems whose canonical solution passes within the limits, in a way that cannot be forged."""
+    verdicts = judge_many(((p, p.canonical_solutions[0]) for p in problems.values()), config=JUDGE)
+    return {p.id for p, v in zip(problems.values(), verdicts, strict=True) if v.passed and not v.weak}
 
 
 def _judged_answers(data: Path, problems: dict[str, Problem]) -> dict[str, list[tuple[str, Verdict]]]:

@@ -163,6 +163,12 @@ class RewardConfig(Section):
     allow_weak: bool = False
     max_references: int = Field(10, ge=1)
 
+    @model_validator(mode="after")
+    def _weights_are_shares(self) -> RewardConfig:
+        if min(self.codebleu_weights) < 0 or abs(sum(self.codebleu_weights) - 1) > 1e-6:
+            raise ValueError("reward.codebleu_weights must be four numbers from 0 with sum 1")
+        return self
+
 
 class PPOConfig(Section):
     """The policy update (METHOD, section 3)."""
