@@ -208,7 +208,7 @@ class LearnerGroup:
                 if not done:
                     raise GangLost(f"{method}: {len(pending)} ranks silent for {deadline_seconds:.0f} s")
                 ray.get(done)
-        except (GangLost, ray.exceptions.RayActorError) as error:
+        except (GangLost, ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
             self.shutdown()
             raise GangLost(f"{method}: {' '.join(str(error).split())[:300]}") from error
         except ray.exceptions.RayTaskError as error:

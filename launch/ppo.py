@@ -276,15 +276,20 @@ def ppo(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
                 bar.advance(algorithm.progress.iteration)
                 while algorithm.progress.iteration < iterations:
                     result = algorithm.train()
-                    bar.advance(
-                        note=f"reward {result['reward_refinement']:+.2f}, {result['tests_passed']:.0%} of tests"
-                    )
+                    bar.advance(note=_note(result))
             progress = asdict(algorithm.progress)
         finally:
             algorithm.stop()
     finally:
         DebugPPO.shared = None
     run.finish(STAGE, progress)
+
+
+def _note(result: Mapping[str, Any]) -> str:
+    """How an iteration went, in a few words; one whose episodes were all dropped says so."""
+    if not result.get("episodes"):
+        return "no group with variance: nothing to learn from"
+    return f"reward {result['reward']:+.2f}, {result.get('tests_passed', math.nan):.0%} of tests"
 
 
 def open_session(recipe: Recipe) -> Session:

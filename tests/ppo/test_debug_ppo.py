@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from launch.synthesize import synthesize
 from launch.tracking import Tracker
 from ledex_ray.config import Recipe, recipe_from_tree
 from ledex_ray.episode_store import EpisodeStore
+from reward.compose import Inputs
 
 pytestmark = pytest.mark.slow
 
 ITERATIONS = 3
 
 
-def tree(model: Path, run: str, **ppo_keys: Any) -> dict[str, Any]:
+def tree(model: Path, run: str, arm: str = "paper", **ppo_keys: Any) -> dict[str, Any]:
     """A recipe in which a random model answers seeded bugs: all the machinery, nothing to learn."""
     return {
         "run": run,
@@ -42,6 +44,7 @@ def tree(model: Path, run: str, **ppo_keys: Any) -> dict[str, Any]:
             "max_wrong_per_problem": 1,
             "seeded_bugs": 2,
         },
+        "reward": {"arm": arm},
         "tracking": {"wandb": "disabled"},
         "ppo": {
             "iterations": ITERATIONS,
@@ -78,8 +81,8 @@ def open_run(fleet: Fleet, recipe: Recipe) -> RunDirectory:
     return run
 
 
-def train(fleet: Fleet, run_name: str, model: Path, **ppo_keys: Any) -> Path:
-    run = open_run(fleet, recipe_from_tree(tree(model, run_name, **ppo_keys)))
+def train(fleet: Fleet, run_name: str, model: Path, arm: str = "paper", **ppo_keys: Any) -> Path:
+    run = open_run(fleet, recipe_from_tree(tree(model, run_name, arm, **ppo_keys)))
     tracker = Tracker(run)
     try:
         ppo(run, fleet, tracker)
@@ -126,13 +129,30 @@ def test_a_killed_learner_is_rebuilt_and_replays_the_stored_episodes(fleet: Flee
     assert len(ids) == len(set(ids)) == 4 * ITERATIONS
 
 
+def coin(inputs: Inputs) -> float:
+    """A reward by the answer's id: in groups of two, half of all groups are flat."""
+    return float(zlib.crc32(inputs.terms.id.encode()) % 2)
+
+
 def test_groups_without_variance_are_replaced_under_grpo(fleet: Fleet, tiny_llama: Path) -> None:
-    root = train(fleet, "grpo", tiny_llama, algorithm="grpo", filter_groups=True, kl_coef=0.0, iterations=1)
-    episodes = EpisodeStore(root / STAGE / "episodes").read(0) or []
+    keys = {"algorithm": "grpo", "filter_groups": True, "kl_coef": 0.0, "iterations": 2, "prompts_per_iteration": 4}
+    root = train(fleet, "grpo", tiny_llama, arm=f"{__name__}:coin", **keys)
     scores: dict[str, set[float]] = {}
-    for episode in episodes:
-        scores.setdefault(episode.group_id, set()).add(episode.score)
-    assert all(len(values) > 1 for values in scores.values())
+    for iteration in range(2):
+        for episode in EpisodeStore(root / STAGE / "episodes").read(iteration) or []:
+            scores.setdefault(episode.group_id, set()).add(episode.score)
+    assert len(scores) > 4 and all(len(values) == 2 for values in scores.values())
+
+
+def test_an_iteration_without_variance_at_all_goes_on(fleet: Fleet, tiny_llama: Path) -> None:
+    keys = {"algorithm": "grpo", "filter_groups": True, "kl_coef": 0.0, "iterations": 1}
+    root = train(fleet, "flat", tiny_llama, arm=f"{__name__}:constant", **keys)
+    assert read_parts(root / STAGE / "metrics")[0]["episodes"] == 0
+
+
+def constant(inputs: Inputs) -> float:
+    """A reward that teaches nothing."""
+    return 1.0
 
 
 def test_rllib_drives_saves_and_restores_it(fleet: Fleet, tiny_llama: Path, tmp_path: Path) -> None:
