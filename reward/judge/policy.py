@@ -28,7 +28,8 @@ renameat renameat2 rmdir recvfrom recvmsg sendto sendmsg shutdown getsockopt set
 arch_prctl timerfd_create timerfd_settime restart_syscall rt_sigpending rt_sigtimedwait
 """
 # What the fork server needs to start a child and to confine it; the child gives these up before it reads the program.
-_FORK_SERVER = ("fork", "vfork", "setrlimit", "prlimit64", "prctl", "pidfd_open", "pidfd_send_signal", "seccomp")
+_FORK_SERVER_WORDS = "fork vfork setrlimit prlimit64 prctl pidfd_open pidfd_send_signal close_range seccomp"
+_FORK_SERVER = tuple(_FORK_SERVER_WORDS.split())
 _PROGRAM_LOSES = (*_FORK_SERVER, "execve", "execveat", "ptrace", "socket", "memfd_create", "kill", "tgkill", "tkill")
 _TERMINAL_QUERIES = (0x5401, 0x541B, 0x5413, 0x5421, 0x5451)  # TCGETS, FIONREAD, TIOCGWINSZ, FIONBIO, FIOCLEX
 _PR_SET_NAME, _PR_SET_VMA = 15, 0x53564D41

@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 SUITES_HELD = 64  # problems whose tests the referee keeps prepared
 SCRATCH_EVERY = 0.05  # seconds between two looks at the scratch directory of a running program
 GRACE = 10.0  # seconds for the referee's own work, beyond the program's time
-FILE_BYTES = 8 << 20  # of one file; with 64 descriptors, what removed but open files can hold is bounded
 
 
 class WorkerFault(Exception):
@@ -291,7 +290,7 @@ class Judge:
         wall = 3 * cpu + 5
         ours, theirs = socket.socketpair()
         with theirs:
-            job = JOB.pack(cpu, wall, limits.memory_mb << 20, FILE_BYTES, script)
+            job = JOB.pack(cpu, wall, limits.memory_mb << 20, script)
             try:
                 socket.send_fds(self._zygote.control, [job], [theirs.fileno(), *descriptors])
             except OSError as error:

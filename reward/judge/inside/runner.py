@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import gc
 import io
 import os
-import random
 import socket
 import sys
 import types
@@ -23,12 +21,10 @@ SOURCE = "<solution>"
 MESSAGE = 500  # characters of an exception's message
 
 
-def run(connection: socket.socket, script: bool) -> None:
+def run(descriptor: int, script: bool) -> None:
     """Reads the program and serves it until the other side closes; ends the process."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
     program, weak, prelude = wire.parse(wire.receive_text(connection))
-    random.seed(0)  # the same program gets the same verdict each time
-    gc.enable()
-    sys.argv = ["solution.py"]
     if script:
         os._exit(_run_script(connection, program, prelude))
     elif weak:
@@ -36,6 +32,19 @@ def run(connection: socket.socket, script: bool) -> None:
     else:
         _serve_calls(connection, program, prelude)
     os._exit(0)
+
+
+def rehearse() -> None:
+    """Runs the code of a child's life a few times, so that children find it specialised instead of doing that anew."""
+    for _ in range(16):
+        names = _load("def f(a, b):\n    return [a, b]\n", "rehearsal", "")
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            wire.send(ours, {"n": 1, "f": "f", "a": [1, {"t": [2.5, "x"]}], "k": [[], []], "m": False})
+            call = wire.parse(wire.receive_text(theirs))
+            wire.send_text(theirs, _answer(names, call))
+            wire.send(ours, {"n": 1, "missing": []})
+    del sys.modules["rehearsal"]
 
 
 def _load(program: str, name: str, prelude: str) -> dict[str, Any]:
