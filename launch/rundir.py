@@ -52,6 +52,7 @@ class RunDirectory:
             recipe = recipe.model_copy(update={"run": root.name})
         root.mkdir(parents=True, exist_ok=True)
         lock = _locked(root)
+        _sweep(root)
         stored = root / "recipe.yaml"
         if stored.exists():
             _refuse_another_recipe(load_recipe(stored), recipe, root)
@@ -126,6 +127,12 @@ def _locked(root: Path) -> IO[str]:
         lock.close()
         raise BadInput(str(root), "is being written by another process", expected="wait for it, or --fresh") from error
     return lock
+
+
+def _sweep(root: Path) -> None:
+    """Removes what a killed process left half-written; under the lock nobody else is writing."""
+    for stale in root.rglob(".*.tmp"):
+        stale.unlink()
 
 
 def _refuse_another_recipe(stored: Recipe, recipe: Recipe, root: Path) -> None:

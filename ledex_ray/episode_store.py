@@ -54,7 +54,7 @@ class EpisodeStore:
         """Stores the episodes of an iteration."""
         rows = [_row(e) for e in episodes]
         path = self._path(iteration)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)
         temporary.replace(path)
 

@@ -152,10 +152,10 @@ def test_two_ranks_resume_what_one_rank_saved(tiny_llama: Path, tmp_path: Path, 
 @pytest.mark.slow
 def test_bad_steps_are_skipped_by_all_ranks_and_three_stop_with_ids(tiny_llama: Path, ray_session: None) -> None:
     learner = group(tiny_llama, ranks=2, stage=1, ppo=PPOConfig(optimizer=OPTIMIZER, minibatch_episodes=12))
-    good = episodes(8, seed=0, words=5000)
+    good = episodes(8, seed=1, words=5000)
     try:
         before = learner.sft_loss(examples(4, words=5000))
-        poisoned = [e for e in good if e.scored]
+        poisoned = [e for e in episodes(8, seed=0, words=5000) if e.scored]
         poisoned[0].rewards[-1] = np.nan  # one episode of one rank: whitening spreads it, no rank may step
         for iteration in range(2):
             metrics = learner.ppo_update(poisoned, iteration)

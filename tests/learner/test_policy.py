@@ -20,7 +20,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {**SMALL, "intermediate_size": 64, "num_key_value_heads": 2}),
     "qwen2": ("Qwen2Config", {**SMALL, "intermediate_size": 64, "num_key_value_heads": 2}),
     "qwen3": ("Qwen3Config", {**SMALL, "intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8}),
-    "mistral with a window": ("MistralConfig", {**SMALL, "intermediate_size": 64, "sliding_window": 8}),
+    "mistral with a window": (
+        "MistralConfig",
+        {**SMALL, "intermediate_size": 64, "num_key_value_heads": 2, "sliding_window": 8},
+    ),
     "starcoder2": ("Starcoder2Config", {**SMALL, "intermediate_size": 64, "num_key_value_heads": 2}),
     "starcoder": ("GPTBigCodeConfig", {**GPT, "multi_query": True}),
     "gpt2": ("GPT2Config", GPT),
