@@ -8,7 +8,6 @@ Three private names of RLlib 2.60 are touched in `_bare_setup`; a test holds the
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -34,6 +33,7 @@ from launch.tracking import Tracker
 from launch.weight_sync import WeightSync
 from ledex_ray.config import Recipe, recipe_from_tree
 from ledex_ray.episode_store import EpisodeStore
+from ledex_ray.episode_metrics import describe, flat
 from ledex_ray.episodes import Episode
 from ledex_ray.errors import BadInput
 from ledex_ray.prompts import fenced
@@ -310,30 +310,6 @@ def start_model(run: RunDirectory, fleet: Fleet) -> Path:
             )
         return trained
     return fleet.model_path
-
-
-def flat(group: Sequence[Episode]) -> bool:
-    """Whether a group's scores do not vary: it would teach nothing under a group baseline."""
-    scores = [e.score for e in group if e.scored]
-    return len(scores) < 2 or max(scores) - min(scores) < 1e-6
-
-
-def describe(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Reward by term, verdicts and lengths of an iteration; unscored episodes are counted and left out of means."""
-    scored = [e for e in episodes if e.scored]
-    metrics: dict[str, float] = {"episodes": len(episodes), "unscored_episodes": len(episodes) - len(scored)}
-    for name in sorted({name for e in scored for name in e.terms}):
-        metrics[name] = float(np.mean([e.terms[name] for e in scored if name in e.terms]))
-    metrics["reward"] = float(np.mean([e.score for e in scored])) if scored else math.nan
-    for instruction in sorted({e.instruction for e in scored}):
-        metrics[f"reward_{instruction}"] = float(np.mean([e.score for e in scored if e.instruction == instruction]))
-    for status, count in Counter(e.verdict for e in episodes).items():
-        metrics[f"verdict_{status.lower() or 'none'}"] = count
-    for reason, count in Counter(r.split(":")[0] for e in episodes for r in e.unscored).items():
-        metrics[f"unscored_{reason}"] = count
-    metrics["answer_tokens"] = float(np.mean([e.loss_mask.sum() for e in episodes])) if episodes else 0.0
-    metrics["truncated"] = float(np.mean([e.truncated for e in episodes])) if episodes else 0.0
-    return metrics
 
 
 def _training_assignments(run: RunDirectory, fleet: Fleet, collector: Collector) -> Assignments:
