@@ -32,8 +32,8 @@ from launch.synthesize import load_trajectories
 from launch.tracking import Tracker
 from launch.weight_sync import WeightSync
 from ledex_ray.config import Recipe, recipe_from_tree
-from ledex_ray.episode_store import EpisodeStore
 from ledex_ray.episode_metrics import describe, flat
+from ledex_ray.episode_store import EpisodeStore
 from ledex_ray.episodes import Episode
 from ledex_ray.errors import BadInput
 from ledex_ray.prompts import fenced
