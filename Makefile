@@ -16,7 +16,7 @@ help:
 	@echo 'make install         $(VENV) alone (EXTRA=gpu on a CUDA machine, PYTHON=/path/to/python3.11)'
 	@echo 'make lint            ruff, mypy, import contracts'
 	@echo 'make wheel           dist/*.whl'
-	@echo 'make acceptance-NAME judge, reward, learner, ppo, cluster, evaluation or end-to-end at full size'
+	@echo 'make acceptance-NAME what an issue promises, at full size; NAME is a folder of tests/, such as judge, reward or end-to-end'
 
 # Returns at once when nothing that decides the environment has changed (deploy/install.py keeps a stamp).
 install:
@@ -40,6 +40,7 @@ wheel: install
 	$(VENV)/bin/python -m build --wheel
 
 acceptance-%: install
+	@[ -d tests/$(subst -,_,$*) ] || { echo 'acceptance: no tests/$(subst -,_,$*)' >&2; exit 2; }
 	$(VENV)/bin/python -m pytest -m acceptance tests/$(subst -,_,$*) $(ARGS)
 
 clean:
