@@ -174,6 +174,16 @@ def test_weak_mode_is_the_tests_choice_and_is_told(judge: Judge) -> None:
     assert not judge.judge(problem(*F), "class Node: pass\ndef f(x):\n    return 0\n").weak
 
 
+def test_no_program_can_choose_weak_mode(judge: Judge) -> None:
+    nested = problem(AssertTest("assert f(g(3)) == 3"), name="nested")
+    for returned in ("re.match('a', 'a')", "deep()", "g", "1 << 10 ** 8", "iter([1])"):
+        program = "import re\ndef deep():\n    x = 3\n    for _ in range(99):\n        x = [x]\n    return x\n"
+        program += f"def g(x):\n    return {returned}\ndef f(x):\n    return 3\n"
+        assert not judge.judge(nested, program).weak, returned
+    right = judge.judge(nested, "def f(x):\n    return x[0]\ndef g(x):\n    return [x]\n")
+    assert right.passed and not right.weak
+
+
 def test_an_always_equal_object_is_caught_in_weak_mode(judge: Judge) -> None:
     program = "class E(int):\n    __eq__ = lambda s, o: True\n    __ne__ = lambda s, o: False\n"
     program += "def f(x, key):\n    return E()\n"

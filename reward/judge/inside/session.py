@@ -57,13 +57,13 @@ def _text(value: object, limit: int = 500) -> str:
 
 
 class Session:
-    """The exchange with one program. `ended`, once set, stays: no test after it can pass."""
+    """The exchange with one program. `ended` and `need`, once set, stay: no test after that can pass."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self.ended: Ended | None = None
+        self.need: NeedsWeak | None = None
         self.raised: tuple[BaseException, dict[str, Any]] | None = None
-        self.calls_made = 0
         self._call: tuple[str, str, list[str], str] | None = None
         self._value: Any = None
         self._has_value = False
@@ -87,8 +87,11 @@ class Session:
         """Calls a function of the program, as the test would."""
         try:
             texts = wire.to_text(list(arguments)), wire.to_text(list(keywords.values()))
-        except wire.Opaque as reason:
-            raise NeedsWeak(f"the test hands over {reason}") from None
+        except wire.Unknown as reason:  # the test's own object: nothing that a program returns is of an unknown kind
+            self.need = NeedsWeak(f"the test hands over {reason}")
+            raise self.need from None
+        except wire.Opaque as reason:  # what the program returned before, and no choice of weak mode for it
+            raise OpaqueResult(f"what it returned cannot be handed on: {reason}") from None
         return self.call_text_frames(name, *texts, list(keywords), arguments if observe else ())
 
     def call_text_frames(
@@ -97,7 +100,6 @@ class Session:
         """The same with arguments already in the closed format (they are the same for each program)."""
         if self.ended is not None:
             raise self.ended
-        self.calls_made += 1
         self._call, self._has_value = (name, arguments, keywords, values), False
         names = wire._dumps(keywords)
         body = f'"f":{wire._dumps(name)},"a":{arguments},"k":[{names},{values}],"m":{"true" if observed else "false"}'

@@ -32,6 +32,10 @@ class Opaque(Exception):
     """A value that the closed format does not carry; the text says why."""
 
 
+class Unknown(Opaque):
+    """An object of a kind that the format does not know at all. Decoded values never hold one."""
+
+
 class Match:
     """What is left of an `re.Match`: its groups and where they lay. Equal to itself alone, as the real one."""
 
@@ -146,9 +150,13 @@ def _mapping(tag: str) -> Callable[[Any, int, bool], Any]:
     return encode
 
 
+def _refuse(reason: str) -> Any:
+    raise Opaque(reason)
+
+
 def _name_of_type(value: type) -> str:
     if _TYPES.get(value.__name__) is not value:
-        raise Opaque(f"the class {value.__name__}")
+        raise Unknown(f"the class {value.__name__}")
     return value.__name__
 
 
@@ -189,6 +197,7 @@ _ENCODERS: dict[type, Callable[[Any, int, bool], Any]] = {
     type(...): _plain("e", lambda v: 0),
     re.Match: lambda v, depth, careful: {"M": [v.group(), list(v.groups()), [list(s) for s in v.regs]]},
     type: lambda v, depth, careful: {"T": _name_of_type(v)},
+    Match: lambda v, depth, careful: _refuse("a match object cannot be handed back"),
 }
 _ITERABLES: list[Any] = [[], (), {}, "", b"", set(), range(0), range(1 << 70), {}.values(), {}.items()]
 _ITERATORS: tuple[type, ...] = (
@@ -216,7 +225,7 @@ def _encoder_of_subclass(value: object) -> Callable[[Any, int, bool], Any]:
     for base, encoder in _BASES:
         if isinstance(value, base):
             return encoder
-    raise Opaque(f"an object of type {type(value).__name__}")
+    raise Unknown(f"an object of type {type(value).__name__}")
 
 
 # ---- decoding --------------------------------------------------------------------------------------------------
