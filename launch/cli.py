@@ -52,8 +52,15 @@ def read_recipe(name: str, overrides: list[str] | None) -> Recipe:
 
 
 def _run(recipe: Recipe, stage: str | None, fresh: bool) -> None:
-    from launch.pipeline import run_recipe
-    from launch.summary import print_summary
+    try:
+        from launch.pipeline import run_recipe
+        from launch.summary import print_summary
+    except ModuleNotFoundError as error:
+        raise BadInput(
+            "ledex",
+            f"this needs {error.name}, which the base package leaves out",
+            expected="`make install`, or ledex-ray[gpu] or ledex-ray[cpu]",
+        ) from error
 
     root = run_recipe(recipe, stage, fresh)
     print_summary(root)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from ledex_ray.episodes import Ints
 from ledex_ray.prompts import Prompt
 
 _PLAIN_HEADINGS = {"system": "### Instruction", "user": "### Task", "assistant": "### Answer"}
@@ -62,6 +63,6 @@ class Renderer:
                 low = middle + 1
         return low
 
-    def decode(self, token_ids: Sequence[int]) -> str:
+    def decode(self, token_ids: Sequence[int] | Ints) -> str:
         """The text of an answer, special tokens left out, spaces as they were."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

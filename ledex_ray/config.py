@@ -5,6 +5,7 @@ Every error names the key, what was given, what is allowed and, for an unknown k
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -355,10 +356,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     except yaml.YAMLError as error:
         raise BadInput(f"override {key}", "value is not valid YAML", given=text) from error
     if isinstance(value, str):  # YAML reads 2e-6 as text: its floats need a dot
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     *parents, last = key.strip().split(".")
     if not parents and last == "model":  # the documented short form: model=HUB_ID_OR_PATH
         parents, last = ["model"], "name"
