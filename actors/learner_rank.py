@@ -17,7 +17,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -34,13 +33,14 @@ from torch import Tensor
 
 from actors.checkpoint import FileRecord, record
 from actors.failures import NonFiniteSteps
+from actors.learner_weights import GatheredWeights, write_model
 from actors.micro_batches import MicroBatch, Packer, Sequences
 from actors.ppo_update import PPOUpdate, Reference
 from actors.sharded_model import ShardedModel, all_sum, freeze, join_group
 from actors.weights import TransferReceipt, send_weights
 from ledex_ray.config import LearnerConfig, ModelConfig, OptimizerConfig, PPOConfig
 from ledex_ray.episodes import Episode, SupervisedExample
-from ledex_ray.policy import Critic, Policy, RowTensors, WeightView, adapters_off, load_lm, packs, weight_views
+from ledex_ray.policy import Critic, Policy, RowTensors, adapters_off, load_lm, packs
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ class LearnerRank:
             if self.rank == 0:
                 weights[name] = tensor.detach().cpu().clone()
         if self.rank == 0:
-            _write_model(self.lm, weights, Path(self.spec.model_path), Path(directory))
+            write_model(self.lm, weights, Path(self.spec.model_path), Path(directory))
         dist.barrier()
 
     # Checkpoints
@@ -294,42 +294,3 @@ class LearnerRank:
         yield "policy", self.policy
         if self.critic is not None:
             yield "critic", self.critic
-
-
-class GatheredWeights:
-    """The policy's weights as vLLM's `WeightSource`: every rank iterates it, since ZeRO-3 gathers each tensor."""
-
-    def __init__(self, lm: Any) -> None:
-        self._views = weight_views(lm)
-
-    def metadata(self) -> list[WeightView]:
-        """Name, dtype and full shape of each tensor, in order."""
-        return self._views
-
-    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        import deepspeed
-
-        for view in self._views:
-            sharded = [part for part in view.parts if hasattr(part, "ds_id")]
-            with torch.no_grad(), deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
-                yield view.name, view.merged()
-
-
-def _write_model(lm: Any, weights: dict[str, Tensor], source: Path, directory: Path) -> None:
-    from transformers import AutoConfig, AutoTokenizer
-
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    partial.chmod(0o755)
-    lm.save_pretrained(partial, state_dict=weights)
-    config = AutoConfig.from_pretrained(source)
-    config.dtype = next(iter(weights.values())).dtype
-    config.save_pretrained(partial)
-    AutoTokenizer.from_pretrained(source).save_pretrained(partial)
-    if directory.exists():
-        retired = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-        directory.rename(retired / "old")
-        partial.rename(directory)
-        shutil.rmtree(retired)
-    else:
-        partial.rename(directory)

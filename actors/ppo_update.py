@@ -1,8 +1,8 @@
-"""The policy update on one rank: score the batch, turn rewards into advantages, take the optimizer steps.
+"""The policy update on one rank: score the batch, estimate advantages, take the optimizer steps.
 
-METHOD section 3 whole: PPO, RLOO, GRPO, REINFORCE++; KL in the reward or the loss; TIS; both aggregations. Each rank
-scores its packed share, all results are gathered, and every rank computes the same advantages of the global batch.
-Not covered: rewards themselves, groups to be replaced (the stage's), Ray.
+METHOD section 3: PPO, RLOO, GRPO, REINFORCE++; KL in the reward or the loss; TIS; both aggregations. Each rank scores
+its packed share, all results are gathered, and every rank estimates the same advantages (ppo_batch.py). Not covered:
+rewards themselves, groups to be replaced (the stage's), Ray.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from actors.failures import NonFiniteSteps
 from actors.micro_batches import MicroBatch, Packer, Sequences, chunks_of
+from actors.ppo_batch import PPOState, Scored, at_predictions, estimate, staleness, usable
 from actors.sharded_model import ShardedModel, all_gather, all_sum
-from ledex_ray.advantages import comparable, explained_variance, gae, grpo, rewards_to_go, rloo, whiten
 from ledex_ray.config import PPOConfig
 from ledex_ray.episodes import Episode
 from ledex_ray.losses import (
@@ -34,48 +34,6 @@ from ledex_ray.losses import (
 
 Reference = Callable[[Any, Tensor], Tensor]
 """(row, temperatures) -> log-probabilities [N] of the frozen policy."""
-
-
-@dataclass
-class RunningDeviation:
-    """Standard deviation of all returns seen (Chan et al.'s update); 1 before the first."""
-
-    count: float = 0.0
-    mean: float = 0.0
-    squares: float = 0.0
-
-    def add(self, values: Tensor) -> None:
-        n, mean = float(values.numel()), float(values.double().mean())
-        delta, total = mean - self.mean, self.count + n
-        self.squares += float((values.double() - mean).square().sum()) + delta**2 * self.count * n / total
-        self.mean += delta * n / total
-        self.count = total
-
-    @property
-    def value(self) -> float:
-        deviation = math.sqrt(self.squares / self.count) if self.count else 1.0
-        return deviation if deviation > 1e-6 else 1.0
-
-
-@dataclass
-class PPOState:
-    """What an update carries to the next one; saved with each checkpoint."""
-
-    kl_coef: float
-    returns: RunningDeviation = field(default_factory=RunningDeviation)
-    skipped_in_a_row: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """The batch before the first step: [n_i] tensors by episode (generated tokens alone), on CPU."""
-
-    episodes: list[Episode]
-    sequences: Sequences
-    behaviour: list[Tensor]
-    old: list[Tensor] | None  # None: the one step's own log-probabilities, detached, are the old ones
-    reference: list[Tensor] | None
-    values: list[Tensor] | None  # in units of the rewards
 
 
 class PPOUpdate:
@@ -103,16 +61,16 @@ class PPOUpdate:
     def run(self, episodes: Sequence[Episode], iteration: int) -> dict[str, float]:
         """Metrics of all steps on these episodes. Raises NonFiniteSteps after three bad steps in a row."""
         started = time.monotonic()
-        usable = self._usable(episodes)
-        if not usable:
+        chosen = usable(self.config, episodes)
+        if not chosen:
             return {"n_scored": 0.0, "tokens": 0.0, "seconds": time.monotonic() - started, "skipped_steps": 0.0}
         torch.manual_seed(self.config.seed * 1_000_003 + iteration)
-        scored = self._score(usable, iteration)
-        advantages, returns, metrics = self._advantages(scored)
-        metrics |= _staleness(usable, self.weights_version)
+        scored = self._score(chosen)
+        advantages, returns, metrics = estimate(self.config, self.state, scored, separated=self.separated)
+        metrics |= staleness(chosen, self.weights_version)
         sums = _Sums()
         for epoch in range(self.config.epochs):
-            order = np.random.default_rng([self.config.seed, iteration, epoch]).permutation(len(usable))
+            order = np.random.default_rng([self.config.seed, iteration, epoch]).permutation(len(chosen))
             for items in chunks_of([int(i) for i in order], self.config.minibatch_episodes):
                 self._step(items, scored, advantages, returns, iteration, sums)
         metrics |= sums.means()
@@ -120,36 +78,29 @@ class PPOUpdate:
             metrics.setdefault("kl", metrics["kl_new"])
         if self.config.kl_target is not None and math.isfinite(metrics.get("kl", math.nan)):
             self.state.kl_coef = adapted_kl_coef(self.state.kl_coef, metrics["kl"], self.config.kl_target)
-        tokens = sum(len(episode.token_ids) for episode in usable)
+        tokens = sum(len(episode.token_ids) for episode in chosen)
         return metrics | {
-            "n_scored": float(len(usable)),
+            "n_scored": float(len(chosen)),
             "tokens": float(tokens),
             "seconds": time.monotonic() - started,
         }
 
-    def _usable(self, episodes: Sequence[Episode]) -> list[Episode]:
-        """Episodes with a trustworthy reward; for group estimators, those with something to be compared with."""
-        scored = [e.scored and not (self.config.mask_truncated and e.truncated) for e in episodes]
-        if self.config.algorithm in ("grpo", "rloo"):
-            scored = comparable([e.group_id for e in episodes], scored)
-        return [episode for episode, good in zip(episodes, scored, strict=True) if good]
-
-    def _score(self, episodes: list[Episode], iteration: int) -> Scored:
+    def _score(self, episodes: list[Episode]) -> Scored:
         config = self.config
         sequences = Sequences([e.token_ids for e in episodes], [e.loss_mask for e in episodes])
         temperatures = [e.temperature for e in episodes]
-        behaviour = [torch.from_numpy(_at_predictions(e, e.behaviour_log_probs)) for e in episodes]
+        behaviour = [torch.from_numpy(at_predictions(e, e.behaviour_log_probs)) for e in episodes]
         one_step = config.epochs == 1 and len(episodes) <= config.minibatch_episodes
         kl_in_reward = self.reference is not None and config.kl_placement == "reward"
-        needs_old = config.old_policy == "recomputed" and (not one_step or kl_in_reward)
+        needs_learner = kl_in_reward or (config.old_policy == "recomputed" and not one_step)
         has_value = config.algorithm == "ppo"
 
         def visit(micro_batch: MicroBatch) -> dict[str, Tensor]:
             temperature_N = micro_batch.spread(temperatures, dummy=1.0)
             found: dict[str, Tensor] = {}
-            if needs_old or (has_value and self.critic is None):
+            if needs_learner or (has_value and self.critic is None):
                 log_probs_N, _, values_N = self.policy.engine(micro_batch.row, temperature_N)
-                found["old"] = log_probs_N
+                found["learner"] = log_probs_N
                 if values_N is not None:
                     found["values"] = values_N
             if self.critic is not None:
@@ -163,52 +114,9 @@ class PPOUpdate:
         values = found.get("values")
         if values is not None:
             values = [value * self.state.returns.value for value in values]
-        old = behaviour if config.old_policy == "behaviour" else found.get("old")
-        return Scored(episodes, sequences, behaviour, old, found.get("reference"), values)
-
-    def _advantages(self, scored: Scored) -> tuple[list[Tensor], list[Tensor] | None, dict[str, float]]:
-        """(advantages, returns in units of the rewards, metrics), by episode; the same on every rank."""
-        config, counts = self.config, scored.sequences.counts
-        task = [torch.from_numpy(_at_predictions(e, e.rewards)) for e in scored.episodes]
-        metrics = {"reward_mean": float(np.mean([e.score for e in scored.episodes]))}
-        rewards = task
-        if scored.reference is not None and scored.old is not None:
-            metrics["kl"] = float(torch.cat(_differences(scored.old, scored.reference)).mean())
-            if config.kl_placement == "reward":
-                estimates = [
-                    kl_estimate(old, ref, config.kl_estimator)
-                    for old, ref in zip(scored.old, scored.reference, strict=True)
-                ]
-                rewards = [r - self.state.kl_coef * kl for r, kl in zip(task, estimates, strict=True)]
-        metrics["kl_coef"] = self.state.kl_coef if self.reference is not None else 0.0
-        returns: list[Tensor] | None = None
-        if config.algorithm in ("grpo", "rloo"):
-            estimate = grpo if config.algorithm == "grpo" else rloo
-            scores = estimate([float(r.sum()) for r in rewards], [e.group_id for e in scored.episodes])
-            advantages = [torch.full((n,), score) for n, score in zip(counts, scores, strict=True)]
-        else:
-            rewards_BL, mask_BL = _pad(rewards), _pad([torch.ones(n) for n in counts]).bool()
-            ends_BL = _pad([_explanation_end(e) for e in scored.episodes]).bool() if self.separated else None
-            if scored.values is not None:
-                advantages_BL, returns_BL = gae(
-                    rewards_BL, _pad(scored.values), mask_BL, config.gamma, config.lam, ends_BL
-                )
-                returns = [row[:n] for row, n in zip(returns_BL, counts, strict=True)]
-                flat = torch.cat(returns)
-                metrics["explained_variance"] = explained_variance(torch.cat(scored.values), flat)
-                metrics["return_mean"], metrics["return_std"] = float(flat.mean()), float(flat.std(unbiased=False))
-                if bool(flat.isfinite().all()):  # a bad reward costs its step, not the scale of all later ones
-                    self.state.returns.add(flat)
-            else:
-                advantages_BL = rewards_to_go(rewards_BL, mask_BL, config.gamma, ends_BL)
-            metrics["advantage_mean"] = float(advantages_BL[mask_BL].mean())
-            metrics["advantage_std"] = float(advantages_BL[mask_BL].std(unbiased=False))
-            if config.whiten_advantages or config.algorithm == "reinforce++":
-                advantages_BL = whiten(advantages_BL, mask_BL)
-            advantages = [row[:n] for row, n in zip(advantages_BL, counts, strict=True)]
-        everything = torch.cat(advantages)
-        metrics["advantage_min"], metrics["advantage_max"] = float(everything.min()), float(everything.max())
-        return advantages, returns, metrics
+        learner = found.get("learner")
+        old = behaviour if config.old_policy == "behaviour" else learner
+        return Scored(episodes, sequences, behaviour, learner, old, found.get("reference"), values)
 
     def _step(
         self,
@@ -231,6 +139,7 @@ class PPOUpdate:
                 "advantages": [advantages[i] for i in items],
                 "behaviour": [scored.behaviour[i] for i in items],
                 **({"old": [scored.old[i] for i in items]} if scored.old is not None else {}),
+                **({"learner": [scored.learner[i] for i in items]} if scored.learner is not None else {}),
                 **({"reference": [scored.reference[i] for i in items]} if scored.reference is not None else {}),
                 **({"values": [values[i] / scale for i in items]} if values is not None else {}),
                 **({"returns": [returns[i] / scale for i in items]} if returns is not None else {}),
@@ -289,7 +198,7 @@ class PPOUpdate:
             clip_high=config.clip_range_high or config.clip_range,
             dual_clip=config.dual_clip,
         )
-        gap_N = old_N - batch["behaviour"]
+        gap_N = batch.get("learner", new_N.detach()) - batch["behaviour"]
         if config.old_policy == "recomputed":
             tis_N = importance_weights(old_N, batch["behaviour"], config.tis_cap)
             loss_N = loss_N * tis_N
@@ -362,29 +271,3 @@ class _Sums:
             "skipped_steps": float(self.skipped),
             "steps": float(len(self.norms)),
         }
-
-
-def _at_predictions(episode: Episode, by_token: np.ndarray) -> np.ndarray:
-    """The entries of the tokens that the policy generated (position 0 cannot be one), as fp32."""
-    return np.ascontiguousarray(by_token[1:][episode.loss_mask[1:]], dtype=np.float32)
-
-
-def _explanation_end(episode: Episode) -> Tensor:
-    marks = np.zeros(len(episode.token_ids), dtype=np.float32)
-    if episode.explanation_end >= 0:
-        marks[episode.explanation_end] = 1.0
-    return torch.from_numpy(_at_predictions(episode, marks))
-
-
-def _differences(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
-    return [x - y for x, y in zip(a, b, strict=True)]
-
-
-def _pad(rows: Sequence[Tensor]) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
-
-
-def _staleness(episodes: Sequence[Episode], current: int) -> dict[str, float]:
-    newest = max(current, *(int(e.weight_versions[e.loss_mask].max()) for e in episodes))
-    behind = [float(newest - e.weight_versions[e.loss_mask].mean()) for e in episodes]
-    return {"staleness_mean": float(np.mean(behind)), "staleness_max": float(max(behind))}

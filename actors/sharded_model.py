@@ -8,6 +8,7 @@ micro-batches of what the caller gives". Not covered: what the loss is
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ def join_group(gpus: float) -> torch.device:
         # Compiled with g++ at first use, and a killed compile blocks every later start. gloo does the same work.
         backend = importlib.import_module("deepspeed.comm.torch")
         backend.build_shm_op = lambda: None  # type: ignore[attr-defined]
+    deepspeed.utils.logger.setLevel(logging.WARNING)
     deepspeed.init_distributed(dist_backend="nccl" if gpus else "gloo", verbose=False)
     return torch.device(deepspeed.get_accelerator().current_device_name())
 
@@ -70,7 +72,7 @@ class ShardedModel:
             lr_scheduler=lambda wrapped: torch.optim.lr_scheduler.LambdaLR(wrapped, schedule(optimizer, total_steps)),
             config=deepspeed_config(learner, optimizer, bf16=bf16),
         )
-        self.module = module
+        self.module = module.train()  # models load in evaluation mode, in which layers are not checkpointed
         self.world_size = dist.get_world_size()
 
     def step(self, losses: Sequence[Callable[[], Tensor]], *, head_alone: bool = False) -> StepResult:

@@ -36,7 +36,7 @@ class _TokenLogProbs(torch.autograd.Function):
         entropy_N = torch.zeros_like(chosen_N)
         log_z_N = torch.empty_like(chosen_N)
         for part in _chunks(logits_NV):
-            scaled = logits_NV[part].float().div_(temperature_N[part, None])
+            scaled = _copy(logits_NV[part]).div_(temperature_N[part, None])
             at_target = scaled.gather(1, target_N[part, None]).squeeze(1)
             log_probs = torch.log_softmax(scaled, dim=-1)
             chosen_N[part] = log_probs.gather(1, target_N[part, None]).squeeze(1)
@@ -57,7 +57,7 @@ class _TokenLogProbs(torch.autograd.Function):
         grad_N = torch.zeros_like(log_z_N) if grad_N is None else grad_N
         for part in _chunks(logits_NV):
             scale = grad_N[part] / temperature_N[part]
-            log_probs = logits_NV[part].float().div_(temperature_N[part, None]).sub_(log_z_N[part, None])
+            log_probs = _copy(logits_NV[part]).div_(temperature_N[part, None]).sub_(log_z_N[part, None])
             probs = torch.exp(log_probs)
             grad = probs * -scale[:, None]
             grad.scatter_add_(1, target_N[part, None], scale[:, None])
@@ -73,6 +73,11 @@ class _TokenLogProbs(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _copy(logits: Tensor) -> Tensor:
+    """fp32 that may be worked on in place, whatever the precision: the logits themselves are kept for the backward."""
+    return logits.to(torch.float32, copy=True)
 
 
 def _chunks(logits_NV: Tensor) -> list[slice]:

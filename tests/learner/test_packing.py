@@ -77,12 +77,13 @@ def test_changing_one_packed_sequence_leaves_the_others_logits_bit_equal(
         torch.testing.assert_close(before, torch.cat(alone), atol=1e-4, rtol=1e-4)
 
 
-def test_log_probs_and_their_gradients_equal_log_softmax() -> None:
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_log_probs_and_their_gradients_equal_log_softmax(dtype: str) -> None:
     from ledex_ray.token_log_probs import TokenLogProbHead
 
     torch.manual_seed(0)
-    head = TokenLogProbHead(8, 37, bias=True).double()
-    hidden = torch.randn(11, 8, dtype=torch.double, requires_grad=True)
+    head = TokenLogProbHead(8, 37, bias=True).to(getattr(torch, dtype))
+    hidden = torch.randn(11, 8, dtype=getattr(torch, dtype), requires_grad=True)
     target, temperature = torch.randint(0, 37, (11,)), torch.rand(11) + 0.5
     weight, entropy_weight = torch.randn(11), torch.randn(11)
     chosen, entropy = head(hidden, target, temperature, True)
@@ -92,8 +93,8 @@ def test_log_probs_and_their_gradients_equal_log_softmax() -> None:
     plain = torch.log_softmax(torch.nn.functional.linear(hidden, head.weight, head.bias) / temperature[:, None], -1)
     expected = plain.gather(1, target[:, None]).squeeze(1)
     expected_entropy = -(plain.exp() * plain).sum(-1)
-    torch.testing.assert_close(chosen.double(), expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(entropy.double(), expected_entropy, atol=1e-5, rtol=1e-5)
-    (weight.double() @ expected + entropy_weight.double() @ expected_entropy).backward()
+    torch.testing.assert_close(chosen.double(), expected.double(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(entropy.double(), expected_entropy.double(), atol=1e-5, rtol=1e-5)
+    (weight.double() @ expected.double() + entropy_weight.double() @ expected_entropy.double()).backward()
     for mine, theirs in zip(got, [hidden.grad, head.weight.grad, head.bias.grad], strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,148 @@
+"""One iteration's episodes as the update sees them: which count, what they earned, their advantages and returns.
+
+METHOD section 3: KL in the reward, GAE and its separated form, group estimators, whitening over the global batch. The
+same on every rank, from the same inputs. Not covered: forward passes and optimizer steps (ppo_update.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from actors.micro_batches import Sequences
+from ledex_ray.advantages import comparable, explained_variance, gae, grpo, informative, rewards_to_go, rloo, whiten
+from ledex_ray.config import PPOConfig
+from ledex_ray.episodes import Episode
+from ledex_ray.losses import kl_estimate
+
+
+@dataclass
+class RunningDeviation:
+    """Standard deviation of all returns seen (Chan et al.'s update); 1 before the first."""
+
+    count: float = 0.0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, values: Tensor) -> None:
+        n, mean = float(values.numel()), float(values.double().mean())
+        delta, total = mean - self.mean, self.count + n
+        self.squares += float((values.double() - mean).square().sum()) + delta**2 * self.count * n / total
+        self.mean += delta * n / total
+        self.count = total
+
+    @property
+    def value(self) -> float:
+        deviation = math.sqrt(self.squares / self.count) if self.count else 1.0
+        return deviation if deviation > 1e-6 else 1.0
+
+
+@dataclass
+class PPOState:
+    """What an update carries to the next one; saved with each checkpoint."""
+
+    kl_coef: float
+    returns: RunningDeviation = field(default_factory=RunningDeviation)
+    skipped_in_a_row: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The batch before the first step: [n_i] tensors by episode (generated tokens alone), on CPU."""
+
+    episodes: list[Episode]
+    sequences: Sequences
+    behaviour: list[Tensor]
+    learner: list[Tensor] | None  # the policy's own before the first step; None: the one step's, detached, are these
+    old: list[Tensor] | None  # the ratio's denominator: `learner`, or `behaviour` where the recipe says so
+    reference: list[Tensor] | None
+    values: list[Tensor] | None  # in units of the rewards
+
+
+def usable(config: PPOConfig, episodes: Sequence[Episode]) -> list[Episode]:
+    """Episodes with a trustworthy reward; for group estimators, those with something to be compared with."""
+    scored = [e.scored and not (config.mask_truncated and e.truncated) for e in episodes]
+    groups = [e.group_id for e in episodes]
+    if config.algorithm in ("grpo", "rloo"):
+        scored = comparable(groups, scored)
+    if config.filter_groups:
+        scored = informative([e.score for e in episodes], groups, scored)
+    return [episode for episode, good in zip(episodes, scored, strict=True) if good]
+
+
+def estimate(
+    config: PPOConfig, state: PPOState, scored: Scored, *, separated: bool
+) -> tuple[list[Tensor], list[Tensor] | None, dict[str, float]]:
+    """(advantages, returns in units of the rewards, metrics), by episode; adds the returns to `state`."""
+    counts = scored.sequences.counts
+    task = [torch.from_numpy(at_predictions(e, e.rewards)) for e in scored.episodes]
+    metrics = {"reward_mean": float(np.mean([e.score for e in scored.episodes]))}
+    rewards = task
+    if scored.reference is not None and scored.learner is not None:
+        metrics["kl"] = float(torch.cat(_differences(scored.learner, scored.reference)).mean())
+        if config.kl_placement == "reward":
+            estimates = [
+                kl_estimate(own, ref, config.kl_estimator)
+                for own, ref in zip(scored.learner, scored.reference, strict=True)
+            ]
+            rewards = [r - state.kl_coef * kl for r, kl in zip(task, estimates, strict=True)]
+    metrics["kl_coef"] = state.kl_coef if scored.reference is not None else 0.0
+    returns: list[Tensor] | None = None
+    if config.algorithm in ("grpo", "rloo"):
+        relative = grpo if config.algorithm == "grpo" else rloo
+        scores = relative([float(r.sum()) for r in rewards], [e.group_id for e in scored.episodes])
+        advantages = [torch.full((n,), score) for n, score in zip(counts, scores, strict=True)]
+    else:
+        rewards_BL, mask_BL = _pad(rewards), _pad([torch.ones(n) for n in counts]).bool()
+        ends_BL = _pad([_explanation_end(e) for e in scored.episodes]).bool() if separated else None
+        if scored.values is not None:
+            advantages_BL, returns_BL = gae(rewards_BL, _pad(scored.values), mask_BL, config.gamma, config.lam, ends_BL)
+            returns = [row[:n] for row, n in zip(returns_BL, counts, strict=True)]
+            flat = torch.cat(returns)
+            metrics["explained_variance"] = explained_variance(torch.cat(scored.values), flat)
+            metrics["return_mean"], metrics["return_std"] = float(flat.mean()), float(flat.std(unbiased=False))
+            if bool(flat.isfinite().all()):  # a bad reward costs its step, not the scale of all later ones
+                state.returns.add(flat)
+        else:
+            advantages_BL = rewards_to_go(rewards_BL, mask_BL, config.gamma, ends_BL)
+        metrics["advantage_mean"] = float(advantages_BL[mask_BL].mean())
+        metrics["advantage_std"] = float(advantages_BL[mask_BL].std(unbiased=False))
+        if config.whiten_advantages or config.algorithm == "reinforce++":
+            advantages_BL = whiten(advantages_BL, mask_BL)
+        advantages = [row[:n] for row, n in zip(advantages_BL, counts, strict=True)]
+    everything = torch.cat(advantages)
+    metrics.setdefault("advantage_mean", float(everything.mean()))
+    metrics.setdefault("advantage_std", float(everything.std(unbiased=False)))
+    metrics["advantage_min"], metrics["advantage_max"] = float(everything.min()), float(everything.max())
+    return advantages, returns, metrics
+
+
+def at_predictions(episode: Episode, by_token: np.ndarray) -> np.ndarray:
+    """The entries of the tokens that the policy generated (position 0 cannot be one), as fp32."""
+    return np.ascontiguousarray(by_token[1:][episode.loss_mask[1:]], dtype=np.float32)
+
+
+def _explanation_end(episode: Episode) -> Tensor:
+    marks = np.zeros(len(episode.token_ids), dtype=np.float32)
+    if episode.explanation_end >= 0:
+        marks[episode.explanation_end] = 1.0
+    return torch.from_numpy(at_predictions(episode, marks))
+
+
+def _differences(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
+    return [x - y for x, y in zip(a, b, strict=True)]
+
+
+def _pad(rows: Sequence[Tensor]) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+
+
+def staleness(episodes: Sequence[Episode], current: int) -> dict[str, float]:
+    newest = max(current, *(int(e.weight_versions[e.loss_mask].max()) for e in episodes))
+    behind = [float(newest - e.weight_versions[e.loss_mask].mean()) for e in episodes]
+    return {"staleness_mean": float(np.mean(behind)), "staleness_max": float(max(behind))}
