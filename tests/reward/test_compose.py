@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from ledex_ray.config import recipe_from_tree
 from ledex_ray.errors import BadInput
 from ledex_ray.prompts import Answer
 from ledex_ray.records import Status, TestResult, TestStatus, Verdict
@@ -27,6 +28,7 @@ from reward.compose import (
 )
 from reward.terms import CodeBleuScore, TextTerms
 
+UNTIMED = settings(deadline=None)  # a busy machine is no failure
 SHARE = st.floats(0, 1)
 ARM_NAMES = st.sampled_from(sorted(ARMS))
 
@@ -56,6 +58,7 @@ def verdict(passed: int, of: int = 4, *, weak: bool = False) -> Verdict:
     return Verdict(Status.PASSED if passed == of else Status.FAILED, results, weak=weak)
 
 
+@UNTIMED
 @given(SHARE, SHARE, SHARE, st.integers(0, 4), st.integers(0, 400), st.floats(0, 200), ARM_NAMES)
 def test_rewards_lie_in_range_and_are_deterministic(
     codebleu: float, repaired: float, wrong: float, passed: int, n_nodes: int, n_ref: float, arm: str
@@ -67,6 +70,7 @@ def test_rewards_lie_in_range_and_are_deterministic(
     assert reward == compose(ARMS[arm], found, verdict(passed), 0.9, explain=True)
 
 
+@UNTIMED
 @given(SHARE, SHARE, SHARE, ARM_NAMES)
 def test_more_tests_passed_never_earn_less(codebleu: float, repaired: float, wrong: float, arm: str) -> None:
     found = terms(codebleu, repaired, wrong)
@@ -74,6 +78,7 @@ def test_more_tests_passed_never_earn_less(codebleu: float, repaired: float, wro
     assert rewards == sorted(rewards)
 
 
+@UNTIMED
 @given(SHARE, SHARE, SHARE, SHARE, SHARE, SHARE, st.integers(0, 3))
 def test_under_hardened_no_wrong_answer_earns_more_than_a_right_one(
     a: float, b: float, c: float, d: float, e: float, f: float, passed: int
@@ -84,6 +89,7 @@ def test_under_hardened_no_wrong_answer_earns_more_than_a_right_one(
     assert wrong <= 0 <= right
 
 
+@UNTIMED
 @given(SHARE, SHARE, SHARE)
 def test_hardened_below_zero_stays_dense(codebleu: float, wrong: float, gain: float) -> None:
     assume(gain > 0.01)
@@ -221,6 +227,7 @@ class TestPlacement:
         with pytest.raises(ValueError, match="outside an episode"):
             place(Reward(1.0, 1.0), 3, end)
 
+    @UNTIMED
     @given(st.integers(1, 30), st.data(), st.floats(-5, 5, width=32), st.floats(-5, 5, width=32))
     def test_separated_rewards_sum_to_the_whole(self, length: int, data: st.DataObject, r: float, e: float) -> None:
         end = data.draw(st.integers(-1, length - 1))
@@ -228,6 +235,11 @@ class TestPlacement:
         explanation, refinement = separate(tokens, end)
         assert np.array_equal(explanation + refinement, tokens)
         assert not explanation[end + 1 :].any() and not refinement[: end + 1].any()
+
+
+def test_weights_that_are_no_shares_are_refused_when_a_recipe_is_read() -> None:
+    with pytest.raises(BadInput, match="sum 1"):
+        recipe_from_tree({"reward": {"codebleu_weights": [1, 1, 0, 0]}})
 
 
 def test_references_are_distinct_canonical_first_and_bounded() -> None:
