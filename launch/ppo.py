@@ -7,6 +7,7 @@ Three private names of RLlib 2.60 are touched in `_bare_setup`; a test holds the
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -266,6 +267,8 @@ REPLACEMENT_OFFSET = 1 << 20  # replacements come from a part of the endless ord
 
 def ppo(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
     """Runs or resumes the stage."""
+    for library in ("ray.rllib", "ray.tune"):  # advice on features that are not used here
+        logging.getLogger(library).setLevel(logging.ERROR)
     DebugPPO.shared = Session(run, fleet, tracker)
     try:
         algorithm = DebugPPOConfig().recipe(run.recipe.model_dump(mode="json")).build_algo()
