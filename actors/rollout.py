@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 
+from actors import watchdog
 from actors.generation import (
     Completion,
     EngineInfo,
@@ -196,8 +197,11 @@ class RolloutGroup:
         return self._engines[name]
 
     def replace(self, engine: Any) -> None:
-        """Ends an engine; Ray starts it anew, and it is refitted before it serves."""
-        ray.kill(engine, no_restart=False)
+        """Ends an engine at once; Ray starts it anew, and it is refitted before it serves."""
+        at = watchdog.whereabouts(engine)
+        # ray.kill alone is a request: the process would answer a little longer.
+        if at.state != "ALIVE" or not watchdog.end_process(at.pid, at.node_id):
+            ray.kill(engine, no_restart=False)
 
     def shutdown(self) -> None:
         """Ends every engine."""

@@ -20,7 +20,8 @@ from typing import Any, NoReturn
 import ray
 
 from actors import watchdog
-from actors.generation import Completion, EngineInfo, Generation, GenerationRequest, NeedsRefit, WeightsRef, satisfies
+from actors.engine import completion, sampling_params, scoring_params, start_engine
+from actors.generation import EngineInfo, Generation, GenerationRequest, NeedsRefit, WeightsRef, satisfies
 from actors.precision import resolve_precision
 from ledex_ray.config import ModelConfig, RolloutConfig
 
@@ -93,7 +94,7 @@ class RolloutActor:
             )
         params = sampling_params(request, min(request.max_tokens, room))
         output = await self._run(list(request.prompt_ids), params)
-        return Generation(request.id, tuple(_completion(c) for c in output.outputs))
+        return Generation(request.id, tuple(completion(c) for c in output.outputs))
 
     async def generate_batch(
         self, requests: Sequence[GenerationRequest], weights: WeightsRef | None = None
@@ -107,16 +108,7 @@ class RolloutActor:
         """[L - 1] for each sequence, by the engine at `temperature`: of token t + 1 given those up to t."""
         if (refusal := await self._hold(weights)) is not None:
             return refusal
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        params = SamplingParams(
-            max_tokens=1,
-            temperature=1.0,
-            prompt_logprobs=0,
-            flat_logprobs=True,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        params = scoring_params()
         async with self._scoring:
             await self._rpc("set_prompt_temperature", temperature)
             outputs = await asyncio.gather(*(self._run(list(s), params) for s in sequences))
@@ -254,70 +246,3 @@ def _same(expected: Mapping[str, int], received: Mapping[str, int]) -> None:
     wrong = sorted(n for n in expected.keys() | received.keys() if expected.get(n) != received.get(n))
     if wrong:
         raise RuntimeError(f"checksums differ for {len(wrong)} of {len(expected)} tensors, first {wrong[0]}")
-
-
-def _completion(output: Any) -> Completion:
-    token_ids = tuple(output.token_ids)
-    versions: list[int] = []
-    for span in output.weight_versions or ():
-        versions += [int(span.version)] * (span.end - span.start)
-    return Completion(
-        token_ids=token_ids,
-        log_probs=tuple(output.logprobs.logprobs),
-        weight_versions=tuple(versions),
-        text=output.text,
-        finish_reason=output.finish_reason or "",
-    )
-
-
-def sampling_params(request: GenerationRequest, max_tokens: int) -> Any:
-    """vLLM's parameters of a request; nothing is filtered that the request does not name."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
-        n=request.n,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        top_k=-1,
-        max_tokens=max_tokens,
-        seed=request.seed,
-        stop=list(request.stop),
-        logprobs=0,  # of the sampled token alone
-        flat_logprobs=True,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
-
-
-def start_engine(path: str, config: RolloutConfig, model: ModelConfig, dtype: str, transfer: str, executor: str) -> Any:
-    """vLLM's `AsyncLLM` with the recipe's settings."""
-    from vllm import AsyncEngineArgs
-    from vllm.config import WeightTransferConfig
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    arguments: dict[str, Any] = dict(
-        model=path,
-        dtype=dtype,
-        max_model_len=model.max_length,
-        trust_remote_code=model.trust_remote_code,
-        enforce_eager=config.enforce_eager,
-        max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=max(config.max_num_batched_tokens, model.max_length),
-        tensor_parallel_size=config.tensor_parallel,
-        distributed_executor_backend=executor,
-        seed=0,
-        logprobs_mode="processed_logprobs",
-        generation_config="vllm",
-        disable_log_stats=True,
-        worker_extension_cls="actors.weight_engines.WorkerExtension",
-        weight_transfer_config=WeightTransferConfig(backend=transfer),
-    )
-    if config.gpus:
-        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
-        arguments["enable_sleep_mode"] = transfer == "ipc"  # colocated with a learner rank
-    else:
-        arguments["kv_cache_memory_bytes"] = int(config.kv_cache_gb * 2**30)
-        # A prompt cut in two rolls back its request's random generator, which kills the engine on CPU ("CPU Generator
-        # does not use offset", vLLM 0.32): prompts are prefilled whole.
-        arguments["enable_chunked_prefill"] = False
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))

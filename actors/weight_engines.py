@@ -26,7 +26,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from actors.weights import broadcast, checksum, chunks, gloo_group, gloo_store
+from actors.weight_wire import broadcast, checksum, chunks, gloo_group, gloo_store
 
 
 @dataclass

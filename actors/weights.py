@@ -8,86 +8,25 @@ and learner then compute the same policy (actors/probe.py).
 
 from __future__ import annotations
 
-import atexit
-import json
 import logging
-import os
-import shutil
-import struct
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 import torch
 
-log = logging.getLogger(__name__)
-c10d: Any = torch.distributed  # its classes are exported in ways that type checkers do not see
+from actors.weight_file import remove_older, write_update
+from actors.weight_source import Source, SummedSource
+from actors.weight_wire import broadcast, byte_view, chunks, gloo_group, gloo_store
 
-CHUNK_BYTES = 64 << 20
-_SAFETENSORS = {
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+log = logging.getLogger(__name__)
 
 
 class TransferFailed(RuntimeError):
     """An engine did not take the new weights; the engines named have ended and come back with old ones."""
-
-
-class ParamLike(Protocol):
-    """Name, dtype and full shape of one tensor to come."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-
-class Source(Protocol):
-    """A re-iterable stream of full (name, tensor) pairs in the model's Hugging Face names; vLLM's `WeightSource`."""
-
-    def metadata(self) -> Sequence[ParamLike]: ...
-
-    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]: ...
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """See ParamLike."""
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-
-class ModuleSource:
-    """A whole module of this process as a source."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        self._module = module
-
-    def metadata(self) -> list[Parameter]:
-        return [Parameter(name, p.dtype, tuple(p.shape)) for name, p in self._module.named_parameters()]
-
-    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        yield from self._module.named_parameters()
 
 
 @dataclass(frozen=True)
@@ -99,23 +38,6 @@ class TransferReceipt:
     bytes: int
     seconds: float
     path: str = ""
-
-
-def checksum(tensor: torch.Tensor) -> int:
-    """A 64-bit sum over the tensor's bytes that depends on their order; the same on CPU and GPU."""
-    raw = tensor.detach().contiguous().view(-1).view(torch.uint8)
-    if raw.numel() % 8:
-        raw = torch.nn.functional.pad(raw, (0, -raw.numel() % 8))
-    words = raw.view(torch.int64)
-    width = 256
-    whole = words[: words.numel() // width * width].view(-1, width)
-    rest = words[whole.numel() :]
-    columns, rows = whole.sum(0), whole.sum(1)
-    odd = 2 * torch.arange(max(width, rows.numel()) + 1, device=raw.device) + 1
-    total = (
-        (columns * odd[:width]).sum() + (rows * odd[1 : rows.numel() + 1]).sum() + (rest * odd[: rest.numel()]).sum()
-    )
-    return int(total)
 
 
 def send_weights(
@@ -141,7 +63,7 @@ def send_weights(
                 pass
         return TransferReceipt(version, {}, 0, time.monotonic() - started)
     client = EngineClient(engines, version, deadline_seconds)
-    summed = _Summed(source)
+    summed = SummedSource(source)
     try:
         if backend == "shm":
             client.path = _send_by_file(summed, client)
@@ -220,72 +142,18 @@ class EngineClient:
                 ray.kill(engine, no_restart=False)
 
 
-class _Summed:
-    """A source that remembers the checksums of what it gave out."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self.checksums: dict[str, int] = {}
-        self.bytes = 0
-
-    def metadata(self) -> Sequence[ParamLike]:
-        return self._source.metadata()
-
-    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, tensor in self._source:
-            self.checksums[name] = checksum(tensor)
-            self.bytes += tensor.numel() * tensor.element_size()
-            yield name, tensor
-
-
-def _send_by_file(source: _Summed, client: EngineClient) -> str:
+def _send_by_file(source: SummedSource, client: EngineClient) -> str:
     """The directory in shared memory that now holds the weights; the one before it is removed."""
-    meta = source.metadata()
-    size = sum(_bytes(m) for m in meta)
-    base = _SharedFiles.base(size)
-    folder = base / f"v{client.version}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    partial = folder / "model.partial"
-    with open(partial, "wb") as out:
-        out.write(_safetensors_header(meta))
-        for (name, tensor), m in zip(source, meta, strict=True):
-            assert name == m.name and tensor.dtype == m.dtype, (name, m)
-            out.write(_byte_view(tensor).numpy().data)
-    (folder / "checksums.json").write_text(json.dumps(source.checksums), encoding="utf-8")
-    partial.rename(folder / "model.safetensors")
+    folder = write_update(source, client.version)
     client.expected, client.path = source.checksums, str(folder)
     client.start_weight_update()
     client.update_weights({"path": str(folder)})
     client.finish_weight_update()
-    for older in base.iterdir():
-        if older != folder:
-            shutil.rmtree(older, ignore_errors=True)
+    remove_older(folder)
     return str(folder)
 
 
-class _SharedFiles:
-    """One folder a process, in shared memory where that is large enough, gone when the process ends."""
-
-    _folder: Path | None = None
-
-    @classmethod
-    def base(cls, size: int) -> Path:
-        if cls._folder is None:
-            shared = Path("/dev/shm")
-            roomy = shared.is_dir() and shutil.disk_usage(shared).free > 3 * size
-            parent = shared if roomy else Path(tempfile.gettempdir())
-            if not roomy:
-                log.warning("weights go through %s: /dev/shm has no room for %d MB", parent, 3 * size >> 20)
-            for stale in parent.glob("ledex-weights-*"):
-                if not Path(f"/proc/{stale.name.split('-')[2]}").exists():
-                    shutil.rmtree(stale, ignore_errors=True)
-            cls._folder = Path(tempfile.mkdtemp(prefix=f"ledex-weights-{os.getpid()}-", dir=parent))
-            atexit.register(shutil.rmtree, cls._folder, ignore_errors=True)
-        return cls._folder
-
-
-def _send_by_gloo(source: _Summed, client: EngineClient) -> None:
+def _send_by_gloo(source: SummedSource, client: EngineClient) -> None:
     world = client.world_size()
     address = ray.util.get_node_ip_address()
     store = gloo_store(address, 0, world, is_master=True, timeout_seconds=client.deadline_seconds)
@@ -315,7 +183,7 @@ def _send_by_gloo(source: _Summed, client: EngineClient) -> None:
             for expected, dtype, _shape, size in items:
                 name, tensor = next(pairs)
                 assert name == expected and tensor.dtype == dtype, (name, expected)
-                buffer[offset : offset + size] = _byte_view(tensor)
+                buffer[offset : offset + size] = byte_view(tensor)
                 offset += size
             if failure is None:
                 try:
@@ -379,67 +247,3 @@ def _send_by_vllm(source: Any, client: EngineClient | None, backend: str, world:
     trainer.shutdown()
     if client is not None:
         client.wait([engine.shutdown_weight_transfer_engine.remote() for engine in client.engines])
-
-
-# What both ends of the gloo transfer agree on.
-
-
-def gloo_store(host: str, port: int, world: int, *, is_master: bool, timeout_seconds: float) -> Any:
-    """The meeting point of one update's group; port 0 lets the system choose."""
-    return c10d.TCPStore(
-        host, port, world, is_master, timeout=timedelta(seconds=timeout_seconds), wait_for_workers=False
-    )
-
-
-def gloo_group(store: Any, rank: int, world: int, address: str, timeout_seconds: float) -> Any:
-    """A private gloo group: no global state of torch.distributed is touched."""
-    gloo = c10d.ProcessGroupGloo
-    options = gloo._Options()
-    options._timeout = timedelta(seconds=timeout_seconds)
-    options._devices = [gloo.create_device(hostname=address)]
-    return gloo(c10d.PrefixStore("ledex", store), rank, world, options)
-
-
-def broadcast(group: Any, buffer: torch.Tensor) -> None:
-    """Fills `buffer` on every rank with rank 0's bytes."""
-    options = torch.distributed.BroadcastOptions()
-    options.rootRank = 0
-    group.broadcast([buffer], options).wait()
-
-
-def chunks(
-    meta: Sequence[tuple[str, torch.dtype, tuple[int, ...]]], limit: int = CHUNK_BYTES
-) -> Iterator[list[tuple[str, torch.dtype, tuple[int, ...], int]]]:
-    """(name, dtype, shape, bytes) in runs of at most `limit` bytes; both ends cut alike."""
-    run: list[tuple[str, torch.dtype, tuple[int, ...], int]] = []
-    filled = 0
-    for name, dtype, shape in meta:
-        size = dtype.itemsize * torch.Size(shape).numel()
-        if run and filled + size > limit:
-            yield run
-            run, filled = [], 0
-        run.append((name, dtype, shape, size))
-        filled += size
-    if run:
-        yield run
-
-
-def _byte_view(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-
-
-def _bytes(meta: ParamLike) -> int:
-    return meta.dtype.itemsize * torch.Size(meta.shape).numel()
-
-
-def _safetensors_header(meta: Sequence[ParamLike]) -> bytes:
-    """The head of a safetensors file whose tensors follow in this order, so that it can be written as a stream."""
-    offset = 0
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    for m in meta:
-        end = offset + _bytes(m)
-        header[m.name] = {"dtype": _SAFETENSORS[m.dtype], "shape": list(m.shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text

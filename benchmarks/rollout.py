@@ -76,7 +76,7 @@ class Bare:
     """The engine without an actor: an `AsyncLLM` and an event loop in this process."""
 
     def __init__(self, path: Path, rollout: RolloutConfig, policy: ModelConfig, transfer: str) -> None:
-        from actors.rollout_actor import start_engine
+        from actors.engine import start_engine
 
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
@@ -100,7 +100,7 @@ class Bare:
         return sum(await asyncio.gather(*(self._generate(r) for r in requests)))
 
     async def _generate(self, request: GenerationRequest) -> int:
-        from actors.rollout_actor import sampling_params
+        from actors.engine import sampling_params
 
         prompt = {"prompt_token_ids": list(request.prompt_ids)}
         last = None
@@ -171,7 +171,8 @@ def _update(group: RolloutGroup, path: Path, dtype: str, rounds: int) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from actors.weights import ModuleSource, send_weights
+    from actors.weight_source import ModuleSource
+    from actors.weights import send_weights
 
     model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
     source = ModuleSource(model)

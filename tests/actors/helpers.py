@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
-from actors.weights import ModuleSource
+from actors.weight_source import ModuleSource
 from ledex_ray.config import ModelConfig, RolloutConfig
 
 SETTINGS = RolloutConfig(max_num_seqs=16, kv_cache_gb=0.25, deadline_seconds=120.0, ready_seconds=300.0)

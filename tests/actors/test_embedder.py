@@ -25,7 +25,7 @@ PAIRS = (
 
 @pytest.fixture(scope="module")
 def embedder(ray_session: None) -> Iterator[Any]:
-    actor = EmbedderActor.remote(str(resolve_encoder("minilm")))
+    actor = EmbedderActor.remote(str(resolve_encoder("minilm")))  # type: ignore[attr-defined]
     yield actor
     ray.kill(actor)
 
