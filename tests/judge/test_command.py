@@ -192,6 +192,22 @@ def test_human_evals_own_sample_file_works(tmp_path: Path) -> None:
     assert all(row["passed"] for row in rows(out)) and len(rows(out)) == 8
 
 
+@pytest.mark.slow
+def test_a_cluster_gives_the_same_verdicts_in_the_same_order(problems: str, tmp_path: Path) -> None:
+    programs = ["def total(xs):\n    return sum(xs)\n", "def total(xs):\n    return 9\n", "\0", "def total(:\n"]
+    given = samples(tmp_path, *({"task_id": "sum/1", "solution": programs[n % 4]} for n in range(24)))
+    here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
+    assert ledex("judge", "--problems", problems, given, "--out", str(here)).returncode == 0
+    done = ledex("judge", "--problems", problems, given, "--out", str(there), "--address", "local")
+    assert done.returncode == 0, done.stderr
+
+    def without_costs(path: Path) -> list[dict[str, Any]]:
+        left_out = ("cpu_seconds", "wall_seconds", "peak_memory_mb", "tier")
+        return [{key: value for key, value in row.items() if key not in left_out} for row in rows(path)]
+
+    assert without_costs(there) == without_costs(here)
+
+
 def test_the_doctor_tries_the_judge() -> None:
     done = ledex("doctor")
     assert done.returncode == 0, done.stderr

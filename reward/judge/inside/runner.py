@@ -15,7 +15,7 @@ import sys
 import types
 from typing import Any
 
-from . import wire
+from . import values, wire
 
 SOURCE = "<solution>"
 MESSAGE = 500  # characters of an exception's message
@@ -126,16 +126,16 @@ def _answer(names: dict[str, Any], call: dict[str, Any]) -> str:
     number = call["n"]
     try:
         function = _find(names, call["f"])
-        arguments = wire.from_json(call["a"])
-        keywords = dict(zip(call["k"][0], wire.from_json(call["k"][1]), strict=True))
+        arguments = values.from_json(call["a"])
+        keywords = dict(zip(call["k"][0], values.from_json(call["k"][1]), strict=True))
         value = function(*arguments, **keywords)
-        text = f'"v":{wire.to_text(value)}'
+        text = f'"v":{values.to_text(value)}'
         if call["m"]:  # the test can see what became of the arguments
-            text += f',"m":{wire.to_text(arguments)}'
-    except wire.Opaque as error:
-        text = f'"o":{wire.to_text(str(error))}'
+            text += f',"m":{values.to_text(arguments)}'
+    except values.Opaque as error:
+        text = f'"o":{values.to_text(str(error))}'
     except BaseException as error:  # the program may raise anything; its OSError is no failure of the exchange
-        text = f'"e":{wire.to_text(_describe(error))}'
+        text = f'"e":{values.to_text(_describe(error))}'
     return f'{{"n":{number},{text}}}'
 
 

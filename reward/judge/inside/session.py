@@ -8,7 +8,7 @@ import secrets
 import socket
 from typing import Any
 
-from . import wire
+from . import values, wire
 
 TEXT = 300  # characters of a value that is shown
 
@@ -86,30 +86,30 @@ class Session:
     def call(self, name: str, arguments: tuple[Any, ...], keywords: dict[str, Any], observe: bool = False) -> Any:
         """Calls a function of the program, as the test would."""
         try:
-            texts = wire.to_text(list(arguments)), wire.to_text(list(keywords.values()))
-        except wire.Unknown as reason:  # the test's own object: nothing that a program returns is of an unknown kind
+            texts = values.to_text(list(arguments)), values.to_text(list(keywords.values()))
+        except values.Unknown as reason:  # the test's own object: nothing that a program returns is of an unknown kind
             self.need = NeedsWeak(f"the test hands over {reason}")
             raise self.need from None
-        except wire.Opaque as reason:  # what the program returned before, and no choice of weak mode for it
+        except values.Opaque as reason:  # what the program returned before, and no choice of weak mode for it
             raise OpaqueResult(f"what it returned cannot be handed on: {reason}") from None
         return self.call_text_frames(name, *texts, list(keywords), arguments if observe else ())
 
     def call_text_frames(
-        self, name: str, arguments: str, values: str, keywords: list[str], observed: tuple[Any, ...] = ()
+        self, name: str, arguments: str, named: str, keywords: list[str], observed: tuple[Any, ...] = ()
     ) -> Any:
         """The same with arguments already in the closed format (they are the same for each program)."""
         if self.ended is not None:
             raise self.ended
-        self._call, self._has_value = (name, arguments, keywords, values), False
-        names = wire._dumps(keywords)
-        body = f'"f":{wire._dumps(name)},"a":{arguments},"k":[{names},{values}],"m":{"true" if observed else "false"}'
+        self._call, self._has_value = (name, arguments, keywords, named), False
+        names = wire.dumps(keywords)
+        body = f'"f":{wire.dumps(name)},"a":{arguments},"k":[{names},{named}],"m":{"true" if observed else "false"}'
         reply = self._exchange(body)
         try:
             if "v" in reply:
-                value = wire.from_json(reply["v"])
+                value = values.from_json(reply["v"])
                 self._value, self._has_value = value, True
                 if observed:
-                    for argument, after in zip(observed, wire.from_json(reply["m"]), strict=True):
+                    for argument, after in zip(observed, values.from_json(reply["m"]), strict=True):
                         _reflect(argument, after)
                 return value
             if "o" in reply:
@@ -136,9 +136,9 @@ class Session:
         """The last call as one would write it."""
         if self._call is None:
             return ""
-        name, arguments, keywords, values = self._call
-        positional = [show(value) for value in wire.from_text(arguments)]
-        named = [f"{key}={show(value)}" for key, value in zip(keywords, wire.from_text(values), strict=True)]
+        name, arguments, keywords, named_text = self._call
+        positional = [show(value) for value in values.from_text(arguments)]
+        named = [f"{key}={show(value)}" for key, value in zip(keywords, values.from_text(named_text), strict=True)]
         text = f"{name}({', '.join(positional + named)})"
         return text if len(text) <= TEXT else text[: TEXT - 4] + "...)"
 

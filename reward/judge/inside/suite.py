@@ -6,7 +6,7 @@ import ast
 from types import CodeType
 from typing import Any
 
-from . import assertions, wire
+from . import assertions, values
 from .compare import matches
 from .session import NeedsWeak, OpaqueResult, Proxy, Session, show
 
@@ -91,9 +91,9 @@ class CallTest:
         if not isinstance(arguments, tuple):
             raise ValueError("args must be a tuple")
         try:
-            self._arguments = wire.to_text(list(arguments))
-            self._values = wire.to_text(list(keywords.values()))
-        except wire.Opaque as reason:
+            self._arguments = values.to_text(list(arguments))
+            self._values = values.to_text(list(keywords.values()))
+        except values.Opaque as reason:
             raise ValueError(f"args: {reason}") from None
         self._keywords = list(keywords)
         self.names: tuple[str, ...] = ()
@@ -115,8 +115,8 @@ class CallTest:
         got = session.call_text_frames(self._entry, self._arguments, self._values, self._keywords)
         if self._wants_value:
             try:
-                return {"value": wire.to_text(got)}
-            except wire.Opaque as reason:  # a match object arrives, but there is no literal for it
+                return {"value": values.to_text(got)}
+            except values.Opaque as reason:  # a match object arrives, but there is no literal for it
                 raise OpaqueResult(str(reason)) from None
         if self._oracle is not None:
             exec(self._oracle, space)
