@@ -71,10 +71,13 @@ class RunDirectory:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def done(self, stage: str) -> dict[str, Any] | None:
-        """What the stage left when it finished, None while it has not."""
-        marker = self.root / stage / "DONE.json"
-        return json.loads(marker.read_text()) if marker.exists() else None
+    def done(self, stage: str) -> bool:
+        """Whether the stage has finished."""
+        return (self.root / stage / "DONE.json").exists()
+
+    def summary(self, stage: str) -> dict[str, Any]:
+        """What the stage left when it finished; empty while it has not."""
+        return json.loads((self.root / stage / "DONE.json").read_text()) if self.done(stage) else {}
 
     def finish(self, stage: str, summary: Mapping[str, Any]) -> None:
         """Marks the stage as finished, with its summary."""

@@ -18,7 +18,7 @@ def test_the_same_recipe_opens_the_same_run(runs_dir: Path) -> None:
     first.finish("sft", {"step": 3})
     first.close()
     again = RunDirectory.open(Recipe())
-    assert again.root == first.root and again.done("sft") == {"step": 3}
+    assert again.root == first.root and again.done("sft") and again.summary("sft") == {"step": 3}
     again.close()
 
 
