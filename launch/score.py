@@ -73,7 +73,7 @@ def score(
         weights=parsed_weights,
         allow_weak=allow_weak,
         workers=workers,
-        judging=(lambda pairs: _on_cluster(iter(pairs), address)) if address else None,
+        judging=(lambda pairs: _on_cluster(iter(pairs), address, workers)) if address else None,
     )
     try:
         tally = _write_all(scored, taken, chosen, out, f"{arm} on {problems}")

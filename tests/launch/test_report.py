@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ HOSTILE = "<script>alert(1)</script>\x1b[31mred\u202egnirts " + "x" * 200_000
 
 
 @pytest.fixture
-def run(runs_dir: Path) -> RunDirectory:
+def run(runs_dir: Path) -> Iterator[RunDirectory]:
     """A run with PPO metrics and an evaluation in which a model wrote hostile text."""
     run = RunDirectory.open(recipe_from_tree({"run": "shown"}))
     for step in (1, 2, 3):
