@@ -111,7 +111,10 @@ class Pair:
                 self._referee.control.sendall(data[1 << 15 :])
             except OSError:
                 raise self._referee_fault() from None
-        return self._await(deadline)
+        reply, ending = self._await(deadline)
+        if ending.from_outside(limits, factor):
+            raise WorkerFault("a program's process was killed from outside")
+        return reply, ending
 
     def _await(self, deadline: float) -> tuple[dict[str, Any], Ending]:
         assert self._referee is not None and self._zygote is not None
@@ -172,6 +175,8 @@ class Pair:
                     pass
                 captured = pipes.captured(connection)
         wipe(self.slot.scratch)
+        if ending.from_outside(limits):
+            raise WorkerFault("a program's process was killed from outside")
         return captured, ending
 
     def _fork(self, limits: Limits, factor: int, descriptors: Sequence[int], *, script: bool) -> float:

@@ -13,7 +13,7 @@ from ledex_ray.records import Status, TestResult, TestStatus, Verdict
 
 from . import stdio
 from .feedback import feedback
-from .inside.zygote import TIMED_OUT
+from .inside.zygote import EXITED, TIMED_OUT
 
 _OVERALL = (  # the first that applies
     (TestStatus.MEMORY, Status.MEMORY),
@@ -47,6 +47,14 @@ class Ending:
         if self.peak_memory_mb >= 0.9 * limits.memory_mb:
             return TestStatus.MEMORY
         return TestStatus.CRASHED
+
+    def from_outside(self, limits: Limits, factor: int = 1) -> bool:
+        """Whether somebody else killed it, as the kernel does when the machine has no memory left.
+
+        A program cannot do that to itself: it may send no signal, and its CPU limit ends it no sooner than ours.
+        """
+        killed = os.WIFSIGNALED(self.wait_status) and os.WTERMSIG(self.wait_status) == signal.SIGKILL
+        return self.why == EXITED and killed and self.status(limits, factor) is TestStatus.CRASHED
 
     def describe(self, status: TestStatus, limits: Limits) -> str:
         if status is TestStatus.TIMEOUT:
@@ -111,12 +119,14 @@ class Report:
         error, line, status = captured.error, captured.line, TestStatus.FAILED
         if captured.overflowed:
             error = f"the program printed more than {len(captured.output) >> 20} MB"
-        elif ending.why == 0 and ending.wait_status == 0:
+        elif ending.why == EXITED and ending.wait_status == 0:
             if stdio.same_output(got, case.stdout):
                 status = TestStatus.PASSED
         elif error.startswith("MemoryError"):
             status, error = TestStatus.MEMORY, _too_much(self._limits)
-        elif ending.why == 0 and os.WIFEXITED(ending.wait_status) and ending.cpu_seconds < self._limits.cpu_seconds:
+        elif (
+            ending.why == EXITED and os.WIFEXITED(ending.wait_status) and ending.cpu_seconds < self._limits.cpu_seconds
+        ):
             status = TestStatus.ERROR
             error = error or f"the program ended with exit status {os.WEXITSTATUS(ending.wait_status)}"
         else:
