@@ -12,7 +12,6 @@ import fcntl
 import os
 import secrets
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +39,11 @@ class Slot:
 
 
 def base_directory() -> Path:
-    """The folder of all slots of this user on this node, made if need be; refuses one that somebody else made."""
-    base = Path(tempfile.gettempdir()) / f"ledex-judge-{os.getuid()}"
+    """The folder of all slots of this user on this node, made if need be; refuses one that somebody else made.
+
+    In /tmp whatever TMPDIR says, so that two runs on a node never take the same slot; LEDEX_SANDBOX_DIR moves it.
+    """
+    base = Path(os.environ.get("LEDEX_SANDBOX_DIR") or "/tmp") / f"ledex-judge-{os.getuid()}"
     base.mkdir(mode=0o711, exist_ok=True)
     found = base.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():

@@ -246,9 +246,13 @@ def test_a_program_killed_from_outside_is_judged_again() -> None:
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_of_ours_costs_no_verdict(victim: int) -> None:
+    def kill() -> None:
+        child_of(judge)
+        os.kill(before[victim], signal.SIGKILL)
+
     with Judge() as judge:
         before = judge.pids()
-        killer = threading.Thread(target=lambda: (child_of(judge), os.kill(before[victim], signal.SIGKILL)))
+        killer = threading.Thread(target=kill)
         killer.start()
         assert judge.judge(problem(*F), SLOW).passed
         killer.join()
