@@ -5,7 +5,8 @@
 
 Throughput: the same requests (8 samples a prompt, seeded, so that both sides generate the same tokens) go by turns to a
 bare `AsyncLLM` in this process and, through a `RolloutClient`, to an actor with the same settings; ratio of medians.
-Update: new weights by shared memory, against `save_pretrained` and a reload of that directory by the same engine.
+Update: new weights by shared memory, against `save_pretrained` and a reload of that directory, by the same engine in
+place and by an engine that is started on it.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ def main(
     rollout = RolloutConfig(max_num_seqs=max(sizes))
     policy = ModelConfig(name=model, dtype=resolve_precision(dtype))
     os.environ.update(engine_environment(rollout))  # before torch: for the bare engine in this process
+    # Ray's default of 15 would put the actor behind the bare engine on a busy machine.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     start_ray()
     group = RolloutGroup(rollout, policy, path)
     try:
@@ -67,7 +70,7 @@ def main(
                 _throughput(group, bare, policy, path, sizes, max_tokens, rounds)
             finally:
                 bare.shutdown()
-        _update(group, path, policy.dtype, rounds)
+        _update(group, path, rollout, policy, rounds)
     finally:
         group.shutdown()
 
@@ -117,34 +120,34 @@ def _throughput(
 
     tokenizer = AutoTokenizer.from_pretrained(path)
     table = Table(title=f"{policy.name}, {policy.dtype}, {SAMPLES} samples a prompt, up to {limit} tokens each")
-    for column in ("sequences", "bare tokens/s", "actor tokens/s", "actor / bare", "tokens a CPU-second"):
+    for column in ("sequences", "", "bare", "actor", "actor / bare"):
         table.add_column(column, justify="right")
+    ours = psutil.Process()
     for size in sizes:
         requests = [
             GenerationRequest(str(i), _prompt(tokenizer, i), SAMPLES, 1.0, 1.0, limit, seed=i)
             for i in range(max(1, size // SAMPLES))
         ]
-        bare_speeds, actor_speeds, per_cpu = [], [], []
+        bare_speeds, actor_speeds = [], []
         for turn in range(rounds + 1):
-            bare_speed, _ = _speed(partial(bare.tokens, requests), group)
-            actor_speed, tokens_a_cpu_second = _speed(partial(_through_actor, group, requests), group)
+            theirs = psutil.Process(group.infos()[0].pid)
+            bare_speed = _speed(partial(bare.tokens, requests), ours, but=theirs)
+            actor_speed = _speed(partial(_through_actor, group, requests), theirs, but=ours)
             if turn:  # the first turn warms both up
                 bare_speeds.append(bare_speed)
                 actor_speeds.append(actor_speed)
-                per_cpu.append(tokens_a_cpu_second)
-        left, right = statistics.median(bare_speeds), statistics.median(actor_speeds)
-        table.add_row(
-            str(size), f"{left:.0f}", f"{right:.0f}", f"{right / left:.2f}", f"{statistics.median(per_cpu):.0f}"
-        )
+        for index, unit in enumerate(("tokens/s", "tokens a CPU-second")):
+            left, right = (statistics.median(speed[index] for speed in side) for side in (bare_speeds, actor_speeds))
+            table.add_row(str(size), unit, f"{left:.0f}", f"{right:.0f}", f"{right / left:.2f}")
     console.print(table)
 
 
-def _speed(work: Callable[[], int], group: RolloutGroup) -> tuple[float, float]:
-    """Tokens a second, and tokens a CPU-second of the actor's processes."""
-    cpu, started = _cpu_seconds(group), time.perf_counter()
+def _speed(work: Callable[[], int], engine: psutil.Process, *, but: psutil.Process) -> tuple[float, float]:
+    """Tokens a second, and tokens a CPU-second of the engine's processes; `but` is the other side's."""
+    cpu, started = _cpu_seconds(engine, but), time.perf_counter()
     tokens = work()
     seconds = time.perf_counter() - started
-    return tokens / seconds, tokens / max(1e-9, _cpu_seconds(group) - cpu)
+    return tokens / seconds, tokens / max(1e-9, _cpu_seconds(engine, but) - cpu)
 
 
 def _through_actor(group: RolloutGroup, requests: Sequence[GenerationRequest]) -> int:
@@ -157,24 +160,20 @@ def _prompt(tokenizer: Any, index: int) -> tuple[int, ...]:
     return tuple(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False))
 
 
-def _cpu_seconds(group: RolloutGroup) -> float:
-    total = 0.0
-    for info in group.infos():
-        actor = psutil.Process(info.pid)
-        for process in (actor, *actor.children(recursive=True)):
-            times = process.cpu_times()
-            total += times.user + times.system
-    return total
+def _cpu_seconds(engine: psutil.Process, but: psutil.Process) -> float:
+    others = {but.pid, *(child.pid for child in but.children(recursive=True))}
+    family = [c for c in engine.children(recursive=True) if c.pid not in others and c.name().startswith("VLLM")]
+    return sum(times.user + times.system for times in (process.cpu_times() for process in (engine, *family)))
 
 
-def _update(group: RolloutGroup, path: Path, dtype: str, rounds: int) -> None:
+def _update(group: RolloutGroup, path: Path, rollout: RolloutConfig, policy: ModelConfig, rounds: int) -> None:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from actors.weight_source import ModuleSource
     from actors.weights import send_weights
 
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, policy.dtype))
     source = ModuleSource(model)
     streamed, reloaded, version = [], [], group.weights.version
     for turn in range(rounds + 1):
@@ -192,10 +191,18 @@ def _update(group: RolloutGroup, path: Path, dtype: str, rounds: int) -> None:
         if turn:
             streamed.append(stream_seconds)
             reloaded.append(reload_seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        AutoTokenizer.from_pretrained(path).save_pretrained(folder)
+        started = time.perf_counter()
+        model.save_pretrained(folder)
+        rebuilt = RolloutGroup(rollout, policy, folder)
+        rebuild_seconds = time.perf_counter() - started
+        rebuilt.shutdown()
     left, right = statistics.median(streamed), statistics.median(reloaded)
     console.print(
-        f"weight update, {receipt.bytes >> 20} MB: shared memory {left:.2f} s, save and reload {right:.2f} s, "
-        f"ratio {left / right:.2f}"
+        f"weight update, {receipt.bytes >> 20} MB: shared memory {left:.2f} s; save and reload in place {right:.2f} s "
+        f"(ratio {left / right:.2f}); save and start an engine on it {rebuild_seconds:.1f} s "
+        f"(ratio {left / rebuild_seconds:.2f})"
     )
 
 
