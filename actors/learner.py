@@ -214,4 +214,4 @@ class LearnerGroup:
         except ray.exceptions.RayTaskError as error:
             self.shutdown()  # its peers now wait in a collective that will not come
             raise error.as_instanceof_cause() from error
-        return ray.get(calls)  # type: ignore[no-any-return]
+        return ray.get(calls)

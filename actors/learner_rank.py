@@ -132,7 +132,7 @@ class LearnerRank:
 
             def under_adapter(row: RowTensors, temperature_N: Tensor) -> Tensor:
                 with adapters_off(self.lm):
-                    return self.policy.engine(row, temperature_N)[0]  # type: ignore[no-any-return]
+                    return self.policy.engine(row, temperature_N)[0]
 
             return under_adapter
         copy = Policy(self._load(self.spec.reference_path, trainable=False, device=device))

@@ -118,7 +118,7 @@ def freeze(module: nn.Module, learner: LearnerConfig, *, bf16: bool, device: tor
         config = deepspeed_config(learner, OptimizerConfig(), bf16=bf16)
         engine, *_ = deepspeed.initialize(model=module, config=config)
         engine.eval()
-        return engine  # type: ignore[no-any-return]
+        return engine
     if not (learner.offload and device.type != "cpu"):
         return module.to(device)
 

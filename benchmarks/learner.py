@@ -199,7 +199,7 @@ def _ours(what: str, job: dict[str, Any], examples: list[SupervisedExample], mar
     ppo = None
     if what != "sft":
         ppo = PPOConfig(
-            algorithm=what,  # type: ignore[arg-type]
+            algorithm=what,
             minibatch_episodes=len(examples),
             critic_warmup=0,
             kl_placement="loss" if what == "grpo" else "reward",
@@ -255,7 +255,7 @@ def _trl(what: str, job: dict[str, Any], examples: list[SupervisedExample], mark
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-    class Marks(TrainerCallback):  # type: ignore[misc]
+    class Marks(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             mark()
 

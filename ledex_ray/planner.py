@@ -215,7 +215,7 @@ def plan(recipe: Recipe, shape: ModelShape, *, precision: str, gpus: int, gpu_me
     """
     device: Device = "gpu" if gpus else "cpu"
     memory = int(gpu_memory_gb * GIB)
-    stages: list[Literal["sft", "ppo"]] = [s for s in ("sft", "ppo") if s in recipe.stages]  # type: ignore[misc]
+    stages: list[Literal["sft", "ppo"]] = [s for s in ("sft", "ppo") if s in recipe.stages]
     learners = [learner_plan(recipe, shape, stage=s, precision=precision, device=device) for s in stages]
     rollout = rollout_plan(recipe, shape, precision=precision, device=device, gpu_memory=memory)
     sandboxes = ActorPlan(

@@ -8,7 +8,7 @@ positions alone. Not covered: training (actors/), tokenizers and prompts, multim
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,8 +243,16 @@ class WeightView:
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
-    parts: tuple[nn.Parameter, ...]
-    merged: Callable[[], Tensor]
+    parts: tuple[nn.Parameter, ...]  # the weight, and where it is adapted A and B
+    scale: float = 0.0
+
+    def merged(self) -> Tensor:
+        """The tensor as it stands now, its adapter added."""
+        weight, *adapter = (part.detach() for part in self.parts)
+        if not adapter:
+            return weight
+        a, b = (part.float() for part in adapter)
+        return (weight.float() + self.scale * (b @ a)).to(weight.dtype)
 
 
 def weight_views(lm: PreTrainedModel) -> list[WeightView]:
@@ -256,14 +264,11 @@ def weight_views(lm: PreTrainedModel) -> list[WeightView]:
             continue
         shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
         parts: tuple[nn.Parameter, ...] = (parameter,)
-        merged: Callable[[], Tensor] = lambda parameter=parameter: parameter.detach()  # noqa: E731
+        scale = 0.0
         if name.endswith(".base_layer.weight"):
             layer = layers[name.removesuffix(".base_layer.weight")]
             parts = (parameter, layer.lora_A["default"].weight, layer.lora_B["default"].weight)
-            merged = lambda parts=parts, scale=layer.scaling["default"]: _merge(*parts, scale)  # noqa: E731
-        views.append(WeightView(name.replace(".base_layer.", "."), parameter.dtype, shape, parts, merged))
+            scale = layer.scaling["default"]
+        plain = name.replace(".base_layer.", ".")
+        views.append(WeightView(plain, parameter.dtype, shape, parts, scale))
     return views
-
-
-def _merge(base: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    return (base.detach().float() + scale * (b.detach().float() @ a.detach().float())).to(base.dtype)

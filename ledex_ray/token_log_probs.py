@@ -98,7 +98,7 @@ class TokenLogProbHead(nn.Linear):
         head.weight, head.bias = linear.weight, linear.bias
         return head
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_NH: Tensor,
         target_N: Tensor | None = None,

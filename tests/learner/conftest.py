@@ -57,8 +57,8 @@ def ranks(ray_session: None) -> Iterator[Callable[..., dict[str, Any]]]:
 
     def run(n: int, spec: dict[str, Any], calls: list[tuple[Any, ...]]) -> dict[str, Any]:
         if n not in hosts:
-            actor = ray.remote(num_cpus=0)(RankHost)
-            members = [
+            actor: Any = ray.remote(num_cpus=0)(RankHost)
+            members: list[Any] = [
                 actor.options(
                     runtime_env={
                         "env_vars": {
@@ -75,7 +75,7 @@ def ranks(ray_session: None) -> Iterator[Callable[..., dict[str, Any]]]:
             hosts[n] = members, ray.get(members[0].endpoint.remote(), timeout=120)
         members, (address, port) = hosts[n]
         seen = ray.get([m.run.remote(spec, address, port, calls) for m in members], timeout=300)
-        return seen[0]  # type: ignore[no-any-return]
+        return seen[0]
 
     yield run
     for members, _ in hosts.values():

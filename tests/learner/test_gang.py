@@ -28,7 +28,7 @@ OPTIMIZER = OptimizerConfig(lr=1e-3, warmup_steps=2, schedule="cosine")
 def group(path: Path, ranks: int = 1, stage: int = 1, **changes: Any) -> LearnerGroup:
     learner = LearnerConfig(
         ranks=ranks,
-        zero_stage=stage,  # type: ignore[arg-type]
+        zero_stage=stage,
         tokens_per_micro_batch=128,
         threads=1,
         lora=changes.pop("lora", None),

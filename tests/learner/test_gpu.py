@@ -34,7 +34,7 @@ def losses(path: Path, gpus: float, dtype: str, **settings: Any) -> tuple[list[f
     ppo = PPOConfig(optimizer=OPTIMIZER, minibatch_episodes=16, critic_warmup=0)
     learner = LearnerGroup(
         LearnerConfig(gpus=gpus, ranks=ranks, tokens_per_micro_batch=256, **settings),
-        ModelConfig(dtype=dtype),  # type: ignore[arg-type]
+        ModelConfig(dtype=dtype),
         path,
         OPTIMIZER,
         total_steps=10,

@@ -66,7 +66,7 @@ def test_k1_and_k3_have_the_kl_as_expectation(p: list[float], q: list[float]) ->
     first, second = first / first.sum(), second / second.sum()
     exact = float((first * (first / second).log()).sum())
     for estimator in ("k1", "k3"):
-        expected = (first * kl_estimate(first.log(), second.log(), estimator)).sum()  # type: ignore[arg-type]
+        expected = (first * kl_estimate(first.log(), second.log(), estimator)).sum()
         assert float(expected) == pytest.approx(exact, abs=1e-9)
     assert (kl_estimate(first.log(), second.log(), "k3") >= 0).all()
 
@@ -84,7 +84,7 @@ def test_value_loss_with_clip_takes_the_larger_error() -> None:
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=20))
 def test_weights_of_all_tokens_sum_to_one(counts: list[int]) -> None:
     for aggregation in ("token", "sequence"):
-        weights = token_weights(counts, aggregation)  # type: ignore[arg-type]
+        weights = token_weights(counts, aggregation)
         assert math.isclose(sum(w * n for w, n in zip(weights, counts, strict=True)), 1.0)
     assert len(set(token_weights(counts, "token"))) == 1
 
