@@ -86,4 +86,4 @@ def satisfies(held: WeightsRef, streamed: bool, wanted: WeightsRef) -> bool:
     """
     if held.version != wanted.version:
         return streamed and held.version > wanted.version
-    return streamed or held.path == wanted.path or not wanted.path
+    return streamed or (bool(wanted.path) and held.path == wanted.path)

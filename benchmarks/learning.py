@@ -72,7 +72,10 @@ def train(recipes: dict[int, Recipe]) -> dict[tuple[str, int], Path]:
             named = variant.model_copy(update={"run": f"{recipe.run}-{name}"})
             root = runs_folder() / named.run
             if first is not None and not (root / "synthesis" / "DONE.json").exists():
-                shutil.copytree(first / "synthesis", root / "synthesis", dirs_exist_ok=True)
+                partial = root / "synthesis.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.copytree(first / "synthesis", partial)
+                partial.rename(root / "synthesis")
             root = run_recipe(named)
             first = first or root
             roots[ABLATION if name.endswith(ABLATION) else "sft+rl", seed] = root
@@ -83,18 +86,13 @@ def evaluate_all(recipe: Recipe, roots: dict[tuple[str, int], Path]) -> Path:
     """The evaluation folder with every model in it, on one fixed bug set."""
     run = RunDirectory.open(recipe.model_copy(update={"run": f"{recipe.run}-evaluation"}))
     try:
-        if not run.done(STAGE):
-            with Fleet(run.recipe) as fleet:
-                models = [Candidate("prompt", "prompt", fleet.model_path, 0)]
-                for (kind, seed), root in roots.items():
-                    stages = [("sft", ABLATION)] if kind == ABLATION else [("sft", "sft"), ("ppo", "sft+rl")]
-                    for folder, label in stages:
-                        stage = "sft+rl" if folder == "ppo" else "sft"
-                        version = 1_000_000 + len(models)
-                        models.append(
-                            Candidate(f"{label} s{seed}", stage, (root / folder / "model").resolve(), version)
-                        )
-                evaluate_models(run, fleet, models)
+        with Fleet(run.recipe) as fleet:  # also when it was finished: with more seeds there are more models
+            models = [Candidate("prompt", "prompt", fleet.model_path, 0)]
+            for (kind, seed), root in roots.items():
+                for folder, label in [("sft", ABLATION)] if kind == ABLATION else [("sft", "sft"), ("ppo", "sft+rl")]:
+                    stage, path = "sft+rl" if folder == "ppo" else "sft", (root / folder / "model").resolve()
+                    models.append(Candidate(f"{label} s{seed}", stage, path, 1_000_000 + len(models)))
+            evaluate_models(run, fleet, models)
         return run.root / STAGE
     finally:
         run.close()
@@ -102,6 +100,7 @@ def evaluate_all(recipe: Recipe, roots: dict[tuple[str, int], Path]) -> Path:
 
 def claims(samples: Sequence[Sample], seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Differences pooled over seeds, each with its interval and the seeds' own estimates."""
+    samples = [s for s in samples if s.status != "INFRA"]
     found = []
     for a, b in (("prompt", "sft"), (ABLATION, "sft"), ("sft", "sft+rl"), ("prompt", "sft+rl")):
         for name, tally in (
@@ -117,7 +116,8 @@ def claims(samples: Sequence[Sample], seeds: Sequence[int]) -> list[dict[str, An
 
 def reward_slope(root: Path) -> dict[str, float]:
     """Least-squares slope of the mean reward an iteration, with its 95 % t interval."""
-    rewards = np.array([row["reward"] for row in read_parts(root / "ppo" / "metrics")])
+    every = np.array([row["reward"] for row in read_parts(root / "ppo" / "metrics")])
+    rewards = every[np.isfinite(every)]
     fit = linregress(np.arange(len(rewards)), rewards)
     half = float(t.ppf(0.975, len(rewards) - 2) * fit.stderr)
     return {

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import random
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import ray
 
+from actors.embedder import EmbedderClient
 from actors.generation import Completion, Generation, GenerationRequest, WeightsRef
 from actors.sandbox import ScoreRequest, ScoreResult
 from launch.fleet import Fleet
@@ -31,7 +32,6 @@ from reward.terms import TextJob
 log = logging.getLogger(__name__)
 
 SCORING_THREADS = 8  # groups in scoring at a time; each thread only waits for actors
-EMBEDDING_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,19 @@ class Collector:
         self._threads = ThreadPoolExecutor(SCORING_THREADS, thread_name_prefix="score")
 
     def collect(
-        self, assignments: Sequence[Assignment], sampling: SamplingConfig, weights: WeightsRef, seed: int
+        self,
+        assignments: Sequence[Assignment],
+        sampling: SamplingConfig,
+        weights: WeightsRef,
+        seed: int,
+        *,
+        execute: bool | None = None,
     ) -> Iterator[list[Episode]]:
-        """One group of episodes for each assignment, as they finish; an assignment that was given up has none."""
+        """One group of episodes for each assignment, as they finish; an assignment that was given up has none.
+
+        `execute` runs the tests even under an arm that does not need them (for a pass rate).
+        """
+        execute = self.arm.executes if execute is None else execute
         by_id = {a.id: a for a in assignments}
         requests = [
             GenerationRequest(
@@ -119,7 +129,7 @@ class Collector:
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_tokens,
-                seed=seed,
+                seed=zlib.crc32(f"{seed}/{a.id}".encode()),
                 stop=self._fleet.renderer.stop,
             )
             for a in assignments
@@ -129,13 +139,15 @@ class Collector:
             if generation.error:
                 log.warning("assignment_given_up id=%s reason=%s", generation.id, generation.error)
                 continue
-            scoring.append(self._threads.submit(self._score, by_id[generation.id], generation, sampling))
+            scoring.append(self._threads.submit(self._score, by_id[generation.id], generation, sampling, execute))
         for group in scoring:
             yield group.result()
 
-    def _score(self, assignment: Assignment, generation: Generation, sampling: SamplingConfig) -> list[Episode]:
+    def _score(
+        self, assignment: Assignment, generation: Generation, sampling: SamplingConfig, execute: bool
+    ) -> list[Episode]:
         explain = assignment.instruction is Instruction.EXPLAIN
-        requests = [self._request(assignment, index, c.text) for index, c in enumerate(generation.completions)]
+        requests = [self._request(assignment, index, c.text, execute) for index, c in enumerate(generation.completions)]
         results = {r.id: r for r in self._fleet.sandbox.client().score(requests)}
         ordered = [results[request.id] for request in requests]
         similarities = self._similarities(assignment, ordered) if explain else [None] * len(ordered)
@@ -144,15 +156,17 @@ class Collector:
             reward = compose(
                 self.arm,
                 result.terms,
-                result.verdict if self.arm.executes else None,
+                result.verdict,
                 similarity,
                 explain=explain,
                 allow_weak=self._recipe.reward.allow_weak,
             )
+            if explain and assignment.explanations and similarity is None:  # the encoder is lost: no reward, never 0
+                reward = replace(reward, scored=False, unscored=(*reward.unscored, "explanation: encoder lost"))
             episodes.append(build_episode(assignment, completion, result, reward, sampling, self._fleet.renderer))
         return episodes
 
-    def _request(self, assignment: Assignment, index: int, text: str) -> ScoreRequest:
+    def _request(self, assignment: Assignment, index: int, text: str, execute: bool) -> ScoreRequest:
         job = TextJob(
             id=f"{assignment.id}/{index}",
             text=text,
@@ -164,18 +178,13 @@ class Collector:
             weights=self._recipe.reward.codebleu_weights,
             repaired=self.arm.repaired,
         )
-        return ScoreRequest(job.id, assignment.problem, job, execute=self.arm.executes)
+        return ScoreRequest(job.id, assignment.problem, job, execute=execute)
 
     def _similarities(self, assignment: Assignment, results: Sequence[ScoreResult]) -> list[float | None]:
         if not assignment.explanations:
             return [None] * len(results)
         pairs = [(r.terms.answer.explanation, assignment.explanations) for r in results]
-        try:
-            return ray.get(self._fleet.embedder.similarity.remote(pairs), timeout=EMBEDDING_SECONDS)
-        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
-            # The encoder is one term of several: without it the term is unscored and the episode goes on.
-            log.warning("explanations_unscored assignment=%s error=%s", assignment.id, type(error).__name__)
-            return [None] * len(results)
+        return EmbedderClient(self._fleet.embedder).similarity(pairs)
 
 
 def build_episode(

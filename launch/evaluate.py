@@ -7,13 +7,14 @@ Resumes at the items that no part holds. What is made of the samples is in `laun
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from launch.console import task
+from launch.console import log, task
 from launch.fleet import Fleet
 from launch.jobs import Item, Judged, sample_and_judge
 from launch.measures import measure
@@ -76,7 +77,20 @@ def evaluate_models(run: RunDirectory, fleet: Fleet, models: Sequence[Candidate]
     names = {m.label: model_name(m, recipe) for m in models}
     evaluation = measure(samples, evaluator.problems, recipe.evaluation, names, recipe.problems.feedback)
     write_atomically(run.path(STAGE, "evaluation.json"), json.dumps(evaluation.to_json(), indent=1))
-    run.finish(STAGE, {"samples": len(samples), "models": [m.label for m in models]})
+    if evaluator.too_long:
+        log.warning("evaluation: %d prompts do not fit in model.max_length and were left out", evaluator.too_long)
+    bugs = run.path(STAGE, "bugs.parquet")
+    run.finish(
+        STAGE,
+        {
+            "samples": len(samples),
+            "models": [m.label for m in models],
+            "weak_verdicts": sum(s.weak for s in samples),
+            "infra": sum(s.status == Status.INFRA for s in samples),
+            "too_long": evaluator.too_long,
+            "bug_set": hashlib.sha256(repr(read_records(bugs, Bug)).encode()).hexdigest()[:12],
+        },
+    )
 
 
 def model_name(model: Candidate, recipe: Recipe) -> str:
@@ -92,12 +106,13 @@ class _Evaluator:
         self.recipe: Recipe = run.recipe
         self.config: EvaluationConfig = run.recipe.evaluation
         self.feedbacks: dict[str, str] = {}
+        self.too_long = 0  # prompts that do not fit the context: left out, and said so
         self.parts = Parts(run.path(STAGE, "parts", "x").parent, Sample)
 
     def sample(self, model: Candidate) -> None:
         """Everything that is asked of one model, in the order in which it depends on itself."""
         initial = self._initial(model)
-        self.feedbacks = {s.problem_id: s.feedback for s in initial if not s.passed and s.feedback}
+        self.feedbacks = {s.problem_id: s.feedback for s in initial if _still_wrong(s) and s.feedback}
         for mode in ("direct", "explain", *CONTROLS):
             if mode in self.config.modes:
                 self._refine_own(model, mode, initial)
@@ -115,14 +130,15 @@ class _Evaluator:
         return self._collect(model, "initial", 0, "null", items)
 
     def _refine_own(self, model: Candidate, mode: str, initial: Sequence[Sample]) -> None:
-        failing = [s for s in initial if not s.passed and s.status != Status.INFRA]
+        failing = [s for s in initial if _still_wrong(s)]
         for round in range(1, self.config.rounds + 1):
             one = self.config.sampling.model_copy(update={"n": 1})
             items = [self._refinement(_as_bug(s), mode, one) for s in failing]
             answers = {s.parent_id: s for s in self._collect(model, mode, round, "own", items)}
-            failing = [answers[s.id] for s in failing if s.id in answers and not answers[s.id].passed]
+            failing = [answers[s.id] for s in failing if s.id in answers and _still_wrong(answers[s.id])]
 
     def _refine_bugs(self, model: Candidate, mode: str, bugs: Sequence[Bug]) -> None:
+        self.feedbacks = {bug.problem_id: bug.feedback for bug in bugs if bug.feedback}  # the same for every model
         several = self.config.sampling.model_copy(update={"n": self.config.bug_refinements})
         items = [self._refinement(bug, mode, several) for bug in bugs]
         self._collect(model, mode, 1, "fixed", items)
@@ -155,12 +171,12 @@ class _Evaluator:
         items = []
         for problem in self.problems.values():
             own = [s for s in initial if s.problem_id == problem.id]
-            budget = max((costs.get(s.id, 0) for s in own if not s.passed), default=0)
+            budget = max((costs.get(s.id, 0) for s in own), default=0)
             if not budget:
                 continue
             usual = sum(s.cost for s in own) / len(own)
             enough = self.config.sampling.model_copy(update={"n": max(2, round(1.5 * budget / usual + 1))})
-            items.append(solve_item(problem, self.fleet.renderer, enough, self.config.seed + 1))
+            items.append(solve_item(problem, self.fleet.renderer, enough, self.config.seed))
         self._collect(model, "resample", 1, "own", items)
 
     def _bug_set(self, model: Candidate, initial: Sequence[Sample]) -> list[Bug]:
@@ -171,14 +187,16 @@ class _Evaluator:
                 raise RuntimeError("the fixed bug set comes from the untrained model, which must be sampled first")
             wrong = pick_wrong([_as_attempt(s) for s in initial], self.config.bugs_per_problem)
             feedback = {s.id: s.feedback for s in initial}
-            write_records(path, [Bug(a.id, a.problem_id, a.code, feedback[a.id]) for a in wrong])
+            write_records(path, [Bug(a.id, a.problem_id, a.code, feedback[a.id]) for a in wrong], Bug)
         return read_records(path, Bug)
 
     def _collect(self, model: Candidate, mode: str, round: int, bugs: str, items: Sequence[Item]) -> list[Sample]:
         """The samples of these items, from the parts where they are there, else from the engine."""
         key = (model.label, mode, round, bugs)
         done = {s.parent_id for s in self.parts.read() if s.key == key}
-        left = [i for i in items if i.id not in done and fits(i, self.recipe.model.max_length)]
+        fitting = [i for i in items if fits(i, self.recipe.model.max_length)]
+        self.too_long += len(items) - len(fitting)
+        left = [replace(i, seed=self._seed(key, i)) for i in fitting if i.id not in done]
         if left:
             self.fleet.serve(model.path, model.version)
             passed = total = 0
@@ -190,6 +208,12 @@ class _Evaluator:
                     passed, total = passed + sum(r.passed for r in rows), total + len(rows)
                     bar.advance(note=f"{passed}/{total} pass")
         return sorted((s for s in self.parts.read() if s.key == key), key=lambda s: s.id)
+
+    def _seed(self, key: tuple[str, str, int, str], item: Item) -> int:
+        """A seed of its own for each item and way to ask: the engine gives the n answers of a request seeds in a row,
+        so that equal or neighbouring seeds would draw the same answers again. Not by model: what differs is learned.
+        """
+        return zlib.crc32(f"{self.config.seed}/{key[1:]}/{item.id}".encode())
 
     def _sample(self, judged: Judged, index: int, model: Candidate, mode: str, round: int, bugs: str) -> Sample:
         attempt = to_attempt(judged, index, model.label)
@@ -223,6 +247,11 @@ def another_feedback(bug: Bug, feedbacks: Mapping[str, str]) -> str:
     """The feedback of another problem, chosen by the bug's id: the random-feedback control (RLEF)."""
     others = sorted(id for id in feedbacks if id != bug.problem_id)
     return feedbacks[others[zlib.crc32(bug.id.encode()) % len(others)]] if others else ""
+
+
+def _still_wrong(sample: Sample) -> bool:
+    """Whether an answer is a wrong solution: an infrastructure fault is none."""
+    return not sample.passed and sample.status != Status.INFRA
 
 
 def _as_bug(sample: Sample) -> Bug:

@@ -87,6 +87,8 @@ class _Model:
         right, origin = {s.id for s in initial if s.passed}, {s.id: s.id for s in initial}
         for round in range(1, max((s.round for s in own), default=0) + 1):
             for s in (s for s in own if s.round == round):
+                if s.parent_id not in origin:
+                    continue  # its parent is an infrastructure fault, which is in no figure
                 origin[s.id] = origin[s.parent_id]
                 right |= {origin[s.id]} if s.passed else set()
             asked = [s for s in own if s.round <= round]
@@ -174,7 +176,7 @@ def _comparisons(found: Sequence[Measured], config: EvaluationConfig) -> Iterabl
                 yield _compare(a, b, config)
     for m in asked:
         baseline = replace(m.result.key, mode="resample", round=1)
-        if m.result.key.mode == "explain" and (baseline, m.place) in by_key:
+        if m.result.key.mode == "explain" and m.result.key.round == 1 and (baseline, m.place) in by_key:
             yield _compare(by_key[baseline, m.place], m, config)
 
 

@@ -23,13 +23,14 @@ from ray.rllib.utils.checkpoints import Checkpointable
 
 from actors.failures import GangLost
 from actors.learner import LearnerGroup
+from actors.weights import TransferFailed
 from launch.collect import Assignment, Assignments, Collector
 from launch.console import log, task
 from launch.fleet import Fleet
 from launch.problem_sets import training_problems, validation_problems
 from launch.rundir import RunDirectory
 from launch.seeding import seeded_trajectories
-from launch.synthesize import load_trajectories
+from launch.synthesize import load_trajectories, require_synthesis
 from launch.tracking import Tracker
 from launch.weight_sync import WeightSync
 from ledex_ray.config import Recipe, recipe_from_tree
@@ -41,6 +42,7 @@ from ledex_ray.prompts import fenced
 from ledex_ray.records import Trajectory
 
 STAGE = "ppo"
+MOST_LOSSES = 3  # of the gang within one step: after that it is not an accident
 PROBE_SEQUENCES = 4
 MOST_REPLACEMENTS = 2  # with filter_groups: at most so many more batches are sampled to replace flat groups
 
@@ -90,12 +92,16 @@ class DebugPPO(Algorithm):
 
     @override(Algorithm)
     def training_step(self) -> None:
+        losses = 0
         while True:
             try:
                 metrics = self._iterate()
                 break
-            except GangLost as error:
-                log.warning("ppo: %s; rebuilding the gang", error)
+            except (GangLost, TransferFailed) as error:
+                losses += 1
+                if losses == MOST_LOSSES:
+                    raise
+                log.warning("ppo: %s; rebuilding the gang, %d of %d times", error, losses, MOST_LOSSES - 1)
                 self._go_on_from(self.learner.rebuild(self.checkpoints))
         for name, value in metrics.items():
             self.metrics.log_value(name, value, reduce="mean", window=1)
@@ -148,14 +154,14 @@ class DebugPPO(Algorithm):
         """The pass rate on held-in validation bugs; the best model by it is kept."""
         self.weights.publish(self.progress.iteration)
         rate = self._pass_rate(self.validation)
-        if rate >= self.progress.best_rate:
+        if not rate < self.progress.best_rate:  # NaN, where nothing could be validated, keeps the latest
             self.progress.best_rate, self.progress.best_iteration = rate, self.progress.iteration
             self.learner.export_model(self.run.root / STAGE / "model")
         return {"validation_pass_rate": rate}
 
     def _pass_rate(self, assignments: Sequence[Assignment]) -> float:
         sampling = self.settings.sampling.model_copy(update={"n": self.settings.validation_samples})
-        groups = self.collector.collect(assignments, sampling, self.weights.ref, self.settings.seed)
+        groups = self.collector.collect(assignments, sampling, self.weights.ref, self.settings.seed, execute=True)
         verdicts = [e.verdict == "PASSED" for group in groups for e in group if e.verdict != "INFRA"]
         return float(np.mean(verdicts)) if verdicts else math.nan
 
@@ -236,7 +242,7 @@ class DebugPPO(Algorithm):
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
         Checkpointable.restore_from_path(self, path, *args, **kwargs)  # Algorithm's own asks the EnvRunnerGroup
-        self.learner.load_checkpoint(Path(path) / "learner")
+        self._go_on_from(self.learner.load_checkpoint(Path(path) / "learner"))
 
     @override(Algorithm)
     def cleanup(self) -> None:
@@ -316,6 +322,7 @@ def start_model(run: RunDirectory, fleet: Fleet) -> Path:
 
 
 def _training_assignments(run: RunDirectory, fleet: Fleet, collector: Collector) -> Assignments:
+    require_synthesis(run)
     trajectories = load_trajectories(run)
     assignments = Assignments(trajectories, training_problems(run.recipe), fleet.renderer, run.recipe, collector.arm)
     if not len(assignments):
@@ -341,7 +348,10 @@ def _validation_assignments(run: RunDirectory, fleet: Fleet, collector: Collecto
 def _probe(assignments: Assignments, fleet: Fleet) -> list[list[int]]:
     """A few prompts with right answers: the fixed batch on which engine and learner must agree."""
     chosen = assignments.take(0, min(PROBE_SEQUENCES, len(assignments)))
-    return [[*a.prompt_ids, *fleet.renderer.answer_ids(fenced(a.references[0]))] for a in chosen]
+    longest = fleet.recipe.model.max_length - 1
+    answers = [fenced(a.references[0] if a.references else a.wrong_code) for a in chosen]
+    ids = [[*a.prompt_ids, *fleet.renderer.answer_ids(answer)] for a, answer in zip(chosen, answers, strict=True)]
+    return [sequence[:longest] for sequence in ids]
 
 
 def _optimizer_steps(recipe: Recipe) -> int:

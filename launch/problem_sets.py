@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
@@ -25,8 +26,20 @@ def validation_problems(recipe: Recipe) -> dict[str, Problem]:
 
 def heldout_problems(recipe: Recipe) -> dict[str, Problem]:
     """All held-out sets by id."""
-    problems = [p for spec in recipe.problems.heldout for p in _limited(ready_problems(spec), recipe.problems.limit)]
-    return {p.id: p for p in problems}
+    seen = {p.text for p in ready_problems(recipe.problems.train)}
+    held: dict[str, Problem] = {}
+    for spec in recipe.problems.heldout:
+        for problem in _limited(ready_problems(spec), recipe.problems.limit):
+            if problem.split == "train" or problem.text in seen:
+                raise BadInput(
+                    "recipe key 'problems.heldout'",
+                    f"holds problem {problem.id}, which is trained on",
+                    given=spec,
+                    expected="a set that training does not see, e.g. mbppplus@test",
+                )
+            # HumanEval and HumanEval+ share their ids.
+            held[f"{problem.benchmark}/{problem.id}"] = replace(problem, id=f"{problem.benchmark}/{problem.id}")
+    return held
 
 
 def _trained_on(key: str, spec: str, splits: Sequence[str]) -> list[Problem]:

@@ -5,6 +5,7 @@ The canonical solution is the refinement, and the explanation is written from th
 
 from __future__ import annotations
 
+import ast
 import random
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -26,7 +27,7 @@ def seeded_trajectories(
 ) -> Iterator[list[Trajectory]]:
     """For each problem, at most `count` seeded bugs with their fix; empty where its canonical solution is weak."""
     for start in range(0, len(problems), PROBLEMS_A_CALL):
-        block = problems[start : start + PROBLEMS_A_CALL]
+        block = [p for p in problems[start : start + PROBLEMS_A_CALL] if _mutable(p)]
         chosen = {p.id: _choose(p, count * CANDIDATES, seed) for p in block}
         requests = [
             _request(p, index, code)
@@ -37,6 +38,14 @@ def seeded_trajectories(
         for problem in block:
             verdicts = [results[_id(problem, n)] for n in range(len(chosen[problem.id]) + 1)]
             yield _trajectories(problem, chosen[problem.id], verdicts, count, feedback)
+
+
+def _mutable(problem: Problem) -> bool:
+    """Whether there is a canonical solution in this Python to start from (APPS has some in Python 2)."""
+    try:
+        return bool(problem.canonical_solutions) and bool(ast.parse(problem.canonical_solutions[0]))
+    except (SyntaxError, ValueError):
+        return False
 
 
 def _choose(problem: Problem, count: int, seed: int) -> list[Mutant]:

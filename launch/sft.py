@@ -17,7 +17,7 @@ from launch.console import log, task
 from launch.fleet import Fleet
 from launch.problem_sets import training_problems
 from launch.rundir import RunDirectory
-from launch.synthesize import load_attempts, load_trajectories
+from launch.synthesize import load_attempts, load_trajectories, require_synthesis
 from launch.tracking import Tracker
 from ledex_ray.config import SFTConfig
 from ledex_ray.episodes import SupervisedExample
@@ -25,6 +25,7 @@ from ledex_ray.errors import BadInput
 from ledex_ray.supervised import supervised_examples
 
 STAGE = "sft"
+MOST_LOSSES = 3  # of the gang in one go: after that it is not an accident
 Batch = tuple[SupervisedExample, ...]
 
 
@@ -41,6 +42,7 @@ class Progress:
 def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
     """Runs or resumes the stage."""
     recipe, config = run.recipe, run.recipe.sft
+    require_synthesis(run)
     examples = supervised_examples(
         training_problems(recipe),
         load_attempts(run),
@@ -62,13 +64,17 @@ def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
     )
     try:
         progress = _resume(run, learner, tracker)
+        losses = 0
         with task("sft", len(batches)) as bar:
             bar.advance(progress.step)
             while progress.step < len(batches) and not _out_of_patience(progress, config):
                 try:
                     metrics = _step(run, learner, batches, validation, progress)
                 except GangLost as error:
-                    log.warning("sft: %s; rebuilding the gang", error)
+                    losses += 1
+                    if losses == MOST_LOSSES:
+                        raise
+                    log.warning("sft: %s; rebuilding the gang, %d of %d times", error, losses, MOST_LOSSES - 1)
                     learner.rebuild(_checkpoints(run))
                     bar.advance(-progress.step)
                     progress = _resume(run, learner, tracker)

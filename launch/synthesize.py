@@ -17,6 +17,7 @@ from launch.rundir import RunDirectory
 from launch.seeding import seeded_trajectories
 from ledex_ray.chat import Renderer
 from ledex_ray.config import Recipe, SamplingConfig
+from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
 from ledex_ray.prompts import PROMPT_VERSION, refine_prompt, solve_prompt
 from ledex_ray.records import Attempt, Instruction, Refinement, Status, Trajectory
@@ -33,6 +34,16 @@ def synthesize(run: RunDirectory, fleet: Fleet) -> None:
     if recipe.synthesis.seeded_bugs:
         _seed_bugs(run, fleet, problems)
     run.finish(STAGE, summarize(attempts, wrong, refinements, load_trajectories(run)))
+
+
+def require_synthesis(run: RunDirectory) -> None:
+    """Raises BadInput where training would start from half of its data."""
+    if not run.done(STAGE):
+        raise BadInput(
+            f"run {run.recipe.run}",
+            "has no finished synthesis to train on",
+            expected="`ledex synthesize RECIPE` first, or `ledex run RECIPE`",
+        )
 
 
 def load_attempts(run: RunDirectory) -> list[Attempt]:
@@ -218,7 +229,7 @@ def _refine(
 def _seed_bugs(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem]) -> None:
     attempts = Parts(run.root / STAGE / "solve", Attempt)
     refinements = Parts(run.root / STAGE / "refine", Refinement)
-    have_attempts = {a.problem_id for a in attempts.read() if a.provenance.source == "seeded"}
+    have_attempts = {a.id for a in attempts.read() if a.provenance.source == "seeded"}
     have_refinements = {r.problem_id for r in refinements.read() if r.provenance.source == "seeded"}
     left = [p for p in problems.values() if p.id not in have_refinements]
     rng_seed, count = run.recipe.synthesis.seed, run.recipe.synthesis.seeded_bugs
@@ -226,7 +237,7 @@ def _seed_bugs(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem])
         new_attempts: list[Attempt] = []
         new_refinements: list[Refinement] = []
         for found in seeded_trajectories(left, fleet.sandbox.client(), count, rng_seed, run.recipe.problems.feedback):
-            new_attempts += [t.attempt for t in found if t.attempt.problem_id not in have_attempts]
+            new_attempts += [t.attempt for t in found if t.attempt.id not in have_attempts]
             new_refinements += [r for t in found for r in t.refinements]
             bar.advance(note=f"{len(new_refinements)} bugs with their fixes")
     # Attempts first: a refinement whose attempt is missing would be an orphan after a kill between the two.

@@ -16,10 +16,7 @@ from actors.generation import WeightsRef
 from actors.learner import LearnerGroup
 from actors.probe import check_probe
 from actors.rollout import RolloutGroup
-from actors.weights import TransferFailed
-from launch.console import log
 
-ATTEMPTS = 3
 POLL_SECONDS = 2.0
 
 
@@ -43,7 +40,8 @@ class WeightSync:
     def publish(self, version: int) -> None:
         """Sends the learner's weights as `version`, unless the engines have them, and checks that they are used.
 
-        Raises TransferFailed when it cannot be done, PolicyMismatch when no engine computes the learner's policy.
+        Raises TransferFailed or GangLost when an engine or a rank is lost on the way (a failed transfer ends the gang:
+        its ranks may be in the midst of a gather), PolicyMismatch when no engine computes the learner's policy.
         """
         if self._version == version:
             return
@@ -66,15 +64,8 @@ class WeightSync:
         self._version = None
 
     def _send(self, version: int) -> str:
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return self._learner.send_weights(self._group.engines, version, self._group.transfer).path
-            except TransferFailed as error:
-                if attempt == ATTEMPTS:
-                    raise
-                log.warning("weights %d: %s; the engines start anew, attempt %d follows", version, error, attempt + 1)
-                self._wait_for_engines()
-        raise AssertionError("unreachable")
+        self._wait_for_engines()  # one that a failed transfer ended is starting anew
+        return self._learner.send_weights(self._group.engines, version, self._group.transfer).path
 
     def _wait_for_engines(self) -> None:
         deadline = time.monotonic() + self._group.config.ready_seconds

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from ledex_ray.errors import BadInput
 
@@ -220,6 +220,8 @@ class PPOConfig(Section):
             raise ValueError("kl_placement=reward takes kl_estimator k1 or k3")
         if self.sampling.top_p != 1.0:
             raise ValueError("ppo.sampling.top_p must be 1: anything else biases the importance ratio")
+        if self.sampling.temperature <= 0:
+            raise ValueError("ppo.sampling.temperature must be above 0: logits are divided by it")
         if self.algorithm in ("grpo", "rloo") and self.sampling.n < 2:
             raise ValueError(f"{self.algorithm} compares answers within a group: ppo.sampling.n must be at least 2")
         return self
@@ -229,7 +231,7 @@ class EvaluationConfig(Section):
     """What is measured on held-out problems (METHOD, sections 6 and 8)."""
 
     sampling: SamplingConfig = SamplingConfig(n=10, temperature=0.8)
-    k: tuple[int, ...] = (1, 10)
+    k: tuple[PositiveInt, ...] = (1, 10)
     rounds: int = Field(1, ge=1, le=5)
     modes: tuple[Literal["direct", "explain", "resample", "random_feedback", "no_feedback"], ...] = (
         "direct",

@@ -18,6 +18,15 @@ class BadInput(ValueError):
         super().__init__(message)
         self.where = where
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuilt, (str(self), self.where)  # it may be raised in an actor and travel to the driver
+
+
+def _rebuilt(message: str, where: str) -> BadInput:
+    error = BadInput(where, "")
+    error.args = (message,)
+    return error
+
 
 def _shorten(text: str, limit: int = 120) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."

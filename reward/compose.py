@@ -144,6 +144,8 @@ def compose(
     explanation = _explanation(inputs, reasons)
     has_code = bool(terms.answer.code.strip())
     try:
+        if not has_code and verdict is not None and verdict.status is Status.INFRA:
+            raise Unscorable("tests: INFRA")  # the answer was not even read
         if not has_code and not arm.is_users:
             refinement = LOWEST
         else:

@@ -131,9 +131,16 @@ def test_hardened_gives_no_codebleu_to_tricks(more: dict[str, Any]) -> None:
 @pytest.mark.parametrize("arm", sorted(ARMS))
 def test_an_answer_without_code_gets_the_lowest_reward_even_without_a_verdict(arm: str) -> None:
     empty = TextTerms("t", Answer())
-    for given_verdict in (None, Verdict(Status.ERROR), Verdict(Status.INFRA)):
+    for given_verdict in (None, Verdict(Status.ERROR)):
         reward = compose(ARMS[arm], empty, given_verdict, explain=False)
         assert (reward.refinement, reward.scored) == (-5.0, True)
+
+
+@pytest.mark.parametrize("arm", sorted(ARMS))
+def test_an_answer_that_could_not_be_read_is_never_an_answer_without_code(arm: str) -> None:
+    given_up = TextTerms("t", Answer(), unscored=("given up: silent",))
+    reward = compose(ARMS[arm], given_up, Verdict(Status.INFRA), 0.0, explain=True)
+    assert not reward.scored and reward.refinement == 0.0 and "tests: INFRA" in reward.unscored
 
 
 def test_unparsable_code_is_code() -> None:
