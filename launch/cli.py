@@ -15,6 +15,7 @@ import typer
 from launch.console import configure_logging, console
 from launch.doctor import doctor
 from launch.judge import judge
+from launch.plan import plan
 from launch.score import score
 from ledex_ray.config import Recipe, load_recipe
 from ledex_ray.errors import BadInput
@@ -135,6 +136,7 @@ def quickstart(
 
 app.command()(judge)
 app.command()(score)
+app.command()(plan)
 app.command()(doctor)
 
 
