@@ -19,6 +19,7 @@ from ray.data import DataContext, TaskPoolStrategy
 
 from actors.rollout import Completion, GenerationRequest, RolloutClient, RolloutGroup
 from actors.sandbox import SandboxClient, ScoreRequest, ScoreResult
+from launch.console import log
 from launch.fleet import Fleet
 from ledex_ray.problems import Problem
 from ledex_ray.records import Provenance, Verdict
@@ -128,8 +129,15 @@ def sample_and_judge(
         num_cpus=0.2,  # not the sampler's figure: equal ones would be fused into one task
         compute=clients,
     )
+    given_up = 0
     for row in judged.iter_rows():
-        yield pickle.loads(row["judged"])
+        finished: Judged = pickle.loads(row["judged"])
+        given_up += not finished.completions
+        yield finished
+    if given_up:
+        log.warning(
+            "%d of %d prompts were given up by the engines; the same command tries them again", given_up, len(items)
+        )
 
 
 def _pack(values: Iterable[Any]) -> list[bytes]:

@@ -32,10 +32,28 @@ def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> 
             if stage not in left:
                 log.info("%s: already finished", stage)
         if left:
+            _check_inputs(run.recipe, left)
             _run_stages(run, left)
         return run.root
     finally:
         run.close()
+
+
+def _check_inputs(recipe: Recipe, stages: list[str]) -> None:
+    """Raises BadInput now for what a stage would otherwise find out hours later."""
+    from launch.model_cache import resolve_encoder, resolve_model
+    from launch.problem_sets import heldout_problems, training_problems, validation_problems
+    from reward.arms import resolve_arm
+
+    training_problems(recipe)
+    if "ppo" in stages:
+        resolve_arm(recipe.reward.arm)
+        resolve_encoder(recipe.reward.encoder)
+        validation_problems(recipe)
+    if "evaluate" in stages:
+        heldout_problems(recipe)
+    if "synthesize" in stages and recipe.synthesis.teacher is not None:
+        resolve_model(recipe.synthesis.teacher)
 
 
 def _run_stages(run: RunDirectory, stages: list[str]) -> None:

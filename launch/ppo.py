@@ -137,14 +137,21 @@ class DebugPPO(Algorithm):
         return self._coming.pop(iteration).result()
 
     def _collect(self, iteration: int) -> list[Episode]:
-        """Groups of episodes in a fixed order; with `filter_groups`, those without variance are replaced."""
+        """Groups of episodes in a fixed order.
+
+        Replaced are groups that a group estimator can make nothing of (fewer than two scored members) and, with
+        `filter_groups`, those without variance.
+        """
         want, seed = self.settings.prompts_per_iteration, self.settings.seed + iteration
         groups: dict[str, list[Episode]] = {}
-        for attempt in range(1 + MOST_REPLACEMENTS * self.settings.filter_groups):
+        grouped = self.settings.algorithm in ("grpo", "rloo")
+        replaces = self.settings.filter_groups or grouped
+        for attempt in range(1 + MOST_REPLACEMENTS * replaces):
             start = iteration * want + attempt * REPLACEMENT_OFFSET
             assignments = self.assignments.take(start, want - len(groups))
             for group in self.collector.collect(assignments, self.settings.sampling, self.weights.ref, seed):
-                if group and not (self.settings.filter_groups and flat(group)):
+                alone = grouped and sum(e.scored for e in group) < 2  # nothing to be compared with
+                if group and not alone and not (self.settings.filter_groups and flat(group)):
                     groups[group[0].group_id] = group
             if len(groups) >= want:
                 break

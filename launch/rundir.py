@@ -96,8 +96,10 @@ class RunDirectory:
         """Records when a stage began and ended, so that the report can say where time went."""
         self.event("stage_started", stage=stage)
         start = time.monotonic()
-        yield
-        self.event("stage_finished", stage=stage, seconds=round(time.monotonic() - start, 1))
+        try:
+            yield
+        finally:  # a failed try has cost its time too; that of a killed process is not known
+            self.event("stage_finished", stage=stage, seconds=round(time.monotonic() - start, 1))
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -69,7 +69,7 @@ def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
             bar.advance(progress.step)
             while progress.step < len(batches) and not _out_of_patience(progress, config):
                 try:
-                    metrics = _step(run, learner, batches, validation, progress)
+                    metrics = _step(run, learner, tracker, batches, validation, progress)
                 except GangLost as error:
                     losses += 1
                     if losses == MOST_LOSSES:
@@ -80,7 +80,6 @@ def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
                     progress = _resume(run, learner, tracker)
                     bar.advance(progress.step)
                     continue
-                tracker.log(STAGE, progress.step, metrics)
                 bar.advance(note=f"loss {metrics['loss']:.3f}")
     finally:
         learner.shutdown()
@@ -94,6 +93,7 @@ def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
 def _step(
     run: RunDirectory,
     learner: LearnerGroup,
+    tracker: Tracker,
     batches: Sequence[Batch],
     validation: Sequence[SupervisedExample],
     progress: Progress,
@@ -101,8 +101,11 @@ def _step(
     """One optimizer step; every `checkpoint_every` of them a validation and a checkpoint."""
     metrics = learner.sft_step(batches[progress.step])
     progress.step += 1
-    if progress.step % run.recipe.sft.checkpoint_every == 0 or progress.step == len(batches):
+    due = progress.step % run.recipe.sft.checkpoint_every == 0 or progress.step == len(batches)
+    if due:
         metrics |= _validate(run, learner, validation, progress)
+    tracker.log(STAGE, progress.step, metrics)
+    if due:
         learner.save_checkpoint(_checkpoints(run), asdict(progress))
     return metrics
 

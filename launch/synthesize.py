@@ -165,6 +165,14 @@ def fits(item: Item, max_length: int) -> bool:
     return len(item.prompt_ids) + item.max_tokens <= max_length
 
 
+def fitting(items: Sequence[Item], max_length: int) -> list[Item]:
+    """The items that fit; those that don't are counted in the log."""
+    kept = [item for item in items if fits(item, max_length)]
+    if len(kept) < len(items):
+        log.warning("%d prompts do not fit in model.max_length=%d and are left out", len(items) - len(kept), max_length)
+    return kept
+
+
 def _solve(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem]) -> list[Attempt]:
     recipe = run.recipe
     parts = Parts(run.root / STAGE / "solve", Attempt)
@@ -174,7 +182,7 @@ def _solve(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem]) -> 
         for p in problems.values()
         if p.id not in done
     ]
-    items = [item for item in items if fits(item, recipe.model.max_length)]
+    items = fitting(items, recipe.model.max_length)
     if items:
         fleet.serve(fleet.model_path, 0)
     passed = total = 0
@@ -209,7 +217,7 @@ def _refine(
             for a in wrong
             if a.id not in done
         ]
-        items = [item for item in items if fits(item, recipe.model.max_length)]
+        items = fitting(items, recipe.model.max_length)
         if items and recipe.synthesis.teacher is None:
             fleet.serve(fleet.model_path, 0)
         model, source = (

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from ledex_ray.episodes import Ints
+from ledex_ray.errors import BadInput
 from ledex_ray.prompts import Prompt
 
 _PLAIN_HEADINGS = {"system": "### Instruction", "user": "### Task", "assistant": "### Answer"}
@@ -24,9 +25,9 @@ class Renderer:
     def __init__(self, tokenizer: Any, layout: Literal["auto", "chat", "plain"] = "auto") -> None:
         has_template = bool(getattr(tokenizer, "chat_template", None))
         if layout == "chat" and not has_template:
-            raise ValueError("layout 'chat' needs a tokenizer with a chat template; this one has none")
+            raise BadInput("model.layout", "the tokenizer has no chat template", given=layout, expected="auto or plain")
         if tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no end-of-sequence token")
+            raise BadInput("model.name", "its tokenizer has no end-of-sequence token, so an answer could never end")
         self.tokenizer = tokenizer
         self.chat = has_template and layout != "plain"
 

@@ -163,8 +163,10 @@ def _endings(failure: Failure) -> tuple[str, ...]:
     if failure.stdin:
         stdin = _short(failure.stdin, 40)
         if expected:
-            return (f"That is why it prints `{got}` instead of `{expected}` for the input `{stdin}`.",
-                    f"So for the input `{stdin}` it prints `{got}` but `{expected}` is expected.")
+            return (
+                f"That is why it prints `{got}` instead of `{expected}` for the input `{stdin}`.",
+                f"So for the input `{stdin}` it prints `{got}` but `{expected}` is expected.",
+            )
         subject = f"the input `{stdin}`"
         if error:
             return (f"That is why {subject} ends in {error}.", f"Because of this, {subject} raises {error}.")

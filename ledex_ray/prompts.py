@@ -39,13 +39,13 @@ class Answer:
     code_span: tuple[int, int] = (0, 0)
 
 
-SOLVE = "Answer with the Python function in one ```python block and nothing else."
+SOLVE = "Answer with the Python {thing} in one ```python block and nothing else."
 WRONG = "This code is wrong.\n{feedback}"
 WRONG_SILENT = "This code is wrong."
 REFINE = {
-    Instruction.DIRECT: "Answer with the corrected function in one ```python block and nothing else.",
+    Instruction.DIRECT: "Answer with the corrected {thing} in one ```python block and nothing else.",
     Instruction.EXPLAIN: (
-        "First explain in one or two sentences what is wrong, then give the corrected function in one ```python block."
+        "First explain in one or two sentences what is wrong, then give the corrected {thing} in one ```python block."
     ),
 }
 
@@ -98,7 +98,7 @@ SHOTS = (
 
 def solve_prompt(problem: Problem, shots: int = 0) -> Prompt:
     """The messages that ask for a first solution, after `shots` worked examples."""
-    return (*_solve_shots(shots), Message("user", _task(problem.text, _shown_tests(problem))))
+    return (*_solve_shots(shots), Message("user", _task(problem.text, _shown_tests(problem), _thing(problem))))
 
 
 def refine_prompt(problem: Problem, wrong_code: str, feedback: str, instruction: Instruction, shots: int = 0) -> Prompt:
@@ -108,9 +108,9 @@ def refine_prompt(problem: Problem, wrong_code: str, feedback: str, instruction:
     """
     return (
         *_refine_shots(shots, instruction),
-        Message("user", _task(problem.text, _shown_tests(problem))),
+        Message("user", _task(problem.text, _shown_tests(problem), _thing(problem))),
         Message("assistant", fenced(wrong_code)),
-        Message("user", _complaint(feedback, instruction)),
+        Message("user", _complaint(feedback, instruction, _thing(problem))),
     )
 
 
@@ -154,9 +154,14 @@ def _elements(args: str) -> list[ast.expr]:
     return list(node.elts) if isinstance(node, ast.Tuple | ast.List) else [node]
 
 
-def _task(text: str, tests: str) -> str:
+def _thing(problem: Problem) -> str:
+    """What is asked for: a function, or where tests feed standard input, a whole program."""
+    return "function" if problem.entry_point else "program"
+
+
+def _task(text: str, tests: str, thing: str = "function") -> str:
     shown = f"\n\nIt must pass:\n{tests}" if tests else ""
-    return f"{text.strip()}{shown}\n\n{SOLVE}"
+    return f"{text.strip()}{shown}\n\n{SOLVE.format(thing=thing)}"
 
 
 def _shown_tests(problem: Problem, longest: int = 400) -> str:
@@ -164,9 +169,9 @@ def _shown_tests(problem: Problem, longest: int = 400) -> str:
     return "\n".join(text for text in shown if text and len(text) <= longest)
 
 
-def _complaint(feedback: str, instruction: Instruction) -> str:
+def _complaint(feedback: str, instruction: Instruction, thing: str = "function") -> str:
     complaint = WRONG.format(feedback=feedback.strip()) if feedback.strip() else WRONG_SILENT
-    return f"{complaint}\n\n{REFINE[instruction]}"
+    return f"{complaint}\n\n{REFINE[instruction].format(thing=thing)}"
 
 
 def _solve_shots(count: int) -> Prompt:
