@@ -96,3 +96,20 @@ def test_a_reference_and_a_critic_cost_what_they_hold() -> None:
 def test_a_directory_without_a_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no readable model configuration"):
         read_shape(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("memory", "code", "said"), [("80", 0, "largest learner.tokens_per"), ("2", 1, "does not fit")]
+)
+def test_the_command_says_what_fits_and_refuses_what_does_not(
+    memory: str, code: int, said: str, smollm2: Path, tmp_path: Path
+) -> None:
+    from typer.testing import CliRunner
+
+    from launch.cli import app
+
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"model: {{name: {smollm2}}}\n")
+    done = CliRunner().invoke(app, ["plan", str(path), "--gpus", "2", "--gpu-memory", memory])
+    assert done.exit_code == code, done.output
+    assert said in done.output
