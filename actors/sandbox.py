@@ -203,7 +203,7 @@ class SandboxGroup:
     def _add(self) -> None:
         name = f"sandbox-{self._name}-{len(self._actors)}"
         self._actors[name] = (
-            ray.remote(concurrency_groups={"control": 2})(SandboxActor)  # type: ignore[call-overload]  not in Ray's stubs
+            ray.remote(concurrency_groups={"control": 2})(SandboxActor)  # type: ignore[call-overload]
             .options(
                 name=name,
                 num_cpus=0,
