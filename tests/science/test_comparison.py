@@ -27,15 +27,25 @@ A = {f"p{i}": (10, i % 7) for i in range(40)}
 B = {f"p{i}": (10, i % 7 + 2 + i % 2) for i in range(40)}
 BASE = Key("prompt", "smollm2", "prompt", "initial", 0, None, "public", 0.8, 0)
 KEY_FIELDS = {"label", "model", "stage", "mode", "round", "bugs", "feedback", "temperature", "seed"}
-RESULT_FIELDS = KEY_FIELDS | {
-    "benchmark", "metric", "k", "value", "low", "high", "n_problems", "n_samples", "tokens"}
+RESULT_FIELDS = KEY_FIELDS | {"benchmark", "metric", "k", "value", "low", "high", "n_problems", "n_samples", "tokens"}
 COMPARISON_FIELDS = {"benchmark", "metric", "k", "a", "b", "difference", "low", "high", "n_problems"}
 
 
 def refinement(problem: str, passed: bool, copied: bool = False) -> Refinement:
     verdict = Verdict(Status.PASSED if passed else Status.FAILED)
-    return Refinement(f"{problem}#0/direct0", f"{problem}#0", problem, 0, Instruction.DIRECT, "", "", "", verdict,
-                      Provenance("model"), copied)
+    return Refinement(
+        f"{problem}#0/direct0",
+        f"{problem}#0",
+        problem,
+        0,
+        Instruction.DIRECT,
+        "",
+        "",
+        "",
+        verdict,
+        Provenance("model"),
+        copied,
+    )
 
 
 def test_difference_is_b_minus_a_and_excludes_zero_where_every_problem_gains() -> None:

@@ -48,8 +48,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def load(folder: Path, runner: Runner | None, name: str, code: str, *inputs: list[Any], atol: float = 0) -> Problem:
-    row = {"task_id": "Mbpp/1", "prompt": '"""\nDo it.\nassert f(1)\n"""\n', "entry_point": name, "atol": atol,
-           "canonical_solution": code, "base_input": list(inputs[:1]), "plus_input": list(inputs[1:])}
+    row = {
+        "task_id": "Mbpp/1",
+        "prompt": '"""\nDo it.\nassert f(1)\n"""\n',
+        "entry_point": name,
+        "atol": atol,
+        "canonical_solution": code,
+        "base_input": list(inputs[:1]),
+        "plus_input": list(inputs[1:]),
+    }
     path = folder / "plus.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(row).encode()))
     (problem,) = load_problems(f"evalplus:{path}", runner)

@@ -12,12 +12,23 @@ from hypothesis import strategies as st
 
 from ledex_ray.literals import to_literal
 
-atoms = (st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
-         | st.complex_numbers(allow_nan=False, allow_infinity=False))
+atoms = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary()
+    | st.complex_numbers(allow_nan=False, allow_infinity=False)
+)
 values = st.recursive(
     atoms,
-    lambda inner: st.lists(inner, max_size=3) | st.lists(inner, max_size=3).map(tuple) | st.sets(atoms, max_size=3)
-    | st.dictionaries(atoms, inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.sets(atoms, max_size=3)
+        | st.dictionaries(atoms, inner, max_size=3)
+    ),
     max_leaves=10,
 )
 

@@ -106,8 +106,11 @@ def test_mutants_differ_by_ast_and_from_each_other(problem: Problem) -> None:
 def test_the_text_outside_the_edit_is_kept(problem: Problem) -> None:
     original = problem.canonical_solutions[0].splitlines()
     for mutant in mutants(problem.canonical_solutions[0]):
-        blocks = [op for op in difflib.SequenceMatcher(None, original, mutant.source.splitlines(), False).get_opcodes()
-                  if op[0] != "equal"]
+        blocks = [
+            op
+            for op in difflib.SequenceMatcher(None, original, mutant.source.splitlines(), False).get_opcodes()
+            if op[0] != "equal"
+        ]
         assert len(blocks) == 1, mutant
         assert blocks[0][1] + 1 <= mutant.line <= blocks[0][2] + 1, mutant
 
@@ -131,8 +134,11 @@ def test_source_that_does_not_parse_is_a_syntax_error() -> None:
         mutants("def f(:\n")
 
 
-@given(st.lists(st.sampled_from(["a", "b", "1", "+", "-", "<", "==", "and", "or", "not", "(", ")", "[", "]", "%"]),
-                max_size=9))
+@given(
+    st.lists(
+        st.sampled_from(["a", "b", "1", "+", "-", "<", "==", "and", "or", "not", "(", ")", "[", "]", "%"]), max_size=9
+    )
+)
 def test_every_expression_that_parses_yields_programs_that_parse(tokens: list[str]) -> None:
     source = f"def f(a, b):\n    return {' '.join(tokens)}\n"
     try:
@@ -148,16 +154,24 @@ def test_every_expression_that_parses_yields_programs_that_parse(tokens: list[st
     [
         ("The call f([1, 2]) returned 3, but 4 was expected.", Failure("f([1, 2])", "4", "3")),
         ("The expression len(f('a, but b')) returned 3, but 4 was expected.", Failure("len(f('a, but b'))", "4", "3")),
-        ("IndexError: list index out of range (line 4: x = xs[i]) for the call f([], 2).",
-         Failure(call="f([], 2)", error="IndexError: list index out of range")),
+        (
+            "IndexError: list index out of range (line 4: x = xs[i]) for the call f([], 2).",
+            Failure(call="f([], 2)", error="IndexError: list index out of range"),
+        ),
         ("NameError: name 'g' is not defined (line 2: g()).", Failure(error="NameError: name 'g' is not defined")),
-        ("The program needed more than 1024 MB of memory for the call f(1).",
-         Failure(call="f(1)", limit="The program needed more than 1024 MB of memory")),
-        ("For the input\n1 2\n3\nthe program printed\n4\nbut this was expected\n6",
-         Failure(stdin="1 2\n3", got="4", expected="6")),
+        (
+            "The program needed more than 1024 MB of memory for the call f(1).",
+            Failure(call="f(1)", limit="The program needed more than 1024 MB of memory"),
+        ),
+        (
+            "For the input\n1 2\n3\nthe program printed\n4\nbut this was expected\n6",
+            Failure(stdin="1 2\n3", got="4", expected="6"),
+        ),
         ("ValueError: no int (line 2: int(x)) for the input\na\n", Failure(error="ValueError: no int", stdin="a")),
-        ("The program needed more than 2 s of CPU time for the input\n7",
-         Failure(limit="The program needed more than 2 s of CPU time", stdin="7")),
+        (
+            "The program needed more than 2 s of CPU time for the input\n7",
+            Failure(limit="The program needed more than 2 s of CPU time", stdin="7"),
+        ),
         ("assert f(1) == 2\nGot: 3", Failure("f(1)", "2", "3")),
         ("Nothing of use", Failure()),
     ],

@@ -22,8 +22,12 @@ from ledex_ray.passk import (
 )
 
 counts = st.integers(1, 300).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n)))
-tallies = st.dictionaries(st.text(max_size=3), st.integers(1, 20).flatmap(
-    lambda n: st.tuples(st.just(n), st.integers(0, n))), min_size=1, max_size=30)
+tallies = st.dictionaries(
+    st.text(max_size=3),
+    st.integers(1, 20).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))),
+    min_size=1,
+    max_size=30,
+)
 
 
 @given(counts)
@@ -56,8 +60,11 @@ def test_impossible_counts_are_refused(n: int, c: int, k: int) -> None:
 
 
 def test_figures_of_no_problem_are_refused() -> None:
-    for measure in (lambda: mean_pass_at_k({}, 1), lambda: rate_estimate({}, seed=0),
-                    lambda: rate_estimate({"a": (0, 0)}, seed=0)):
+    for measure in (
+        lambda: mean_pass_at_k({}, 1),
+        lambda: rate_estimate({}, seed=0),
+        lambda: rate_estimate({"a": (0, 0)}, seed=0),
+    ):
         with pytest.raises(ValueError, match="of no"):
             measure()
 

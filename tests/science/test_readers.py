@@ -21,7 +21,10 @@ from ledex_ray.readers.contests import read_apps, read_codecontests
 from ledex_ray.readers.evalplus import read_evalplus
 
 GOOD: dict[str, Any] = {
-    "id": "own/1", "text": "Add one.", "entry_point": "add", "canonical_solutions": ["def add(a):\n    return a + 1\n"],
+    "id": "own/1",
+    "text": "Add one.",
+    "entry_point": "add",
+    "canonical_solutions": ["def add(a):\n    return a + 1\n"],
     "tests": [{"args": "(1,)", "expected": "2"}],
 }
 
@@ -53,8 +56,15 @@ def plus(data_dir: Path) -> dict[str, Problem]:
 
 def test_every_field_is_read(tmp_path: Path) -> None:
     problem = one(
-        tmp_path, prompt="def add(a):\n", setup="import math", limits={"cpu_seconds": 2}, public=0, split="train",
-        difficulty=2, topic="numbers", unknown="ignored",
+        tmp_path,
+        prompt="def add(a):\n",
+        setup="import math",
+        limits={"cpu_seconds": 2},
+        public=0,
+        split="train",
+        difficulty=2,
+        topic="numbers",
+        unknown="ignored",
     )
     assert (problem.prompt, problem.setup) == ("def add(a):\n", "import math")
     assert (problem.n_public, problem.split) == (0, "train")
@@ -80,10 +90,14 @@ def test_public_defaults_to_one_and_one_canonical_solution_may_stand_alone(tmp_p
         ({"args": [1], "expected": 2, "compare": "equal"}, CallTest("(1,)", "2")),
         ({"args": "(1,)", "expected": "{3}", "compare": "unordered"}, CallTest("(1,)", "{3}", compare="unordered")),
         ({"args": "(1,)", "expected": "0.5", "atol": 0.1}, CallTest("(1,)", "0.5", "{}", "close", 0.1)),
-        ({"args": "(1,)", "expected": "1e999", "compare": "close", "rtol": 1}, CallTest("(1,)", "1e999", "{}", "close",
-                                                                                       0.0, 1.0)),
-        ({"check": "def check(candidate):\n    assert candidate(1)"}, CheckTest("def check(candidate):\n    "
-                                                                                 "assert candidate(1)")),
+        (
+            {"args": "(1,)", "expected": "1e999", "compare": "close", "rtol": 1},
+            CallTest("(1,)", "1e999", "{}", "close", 0.0, 1.0),
+        ),
+        (
+            {"check": "def check(candidate):\n    assert candidate(1)"},
+            CheckTest("def check(candidate):\n    assert candidate(1)"),
+        ),
     ],
 )
 def test_each_form_of_test_is_read(tmp_path: Path, test: object, read: object) -> None:
@@ -331,17 +345,29 @@ def test_plus_oracles_accept_what_evalplus_accepts(plus: dict[str, Problem]) -> 
 def test_plus_rows_of_the_hub_give_the_same_tests() -> None:
     """The hub lists inputs in the code of `test`, for MBPP+ with their Python types."""
     body = "inputs = [[(1, 2)], [{inf, 1}]]\nresults = [1, 2]\nfor i, (inp, exp) in enumerate(zip(inputs, results)):\n"
-    mbpp = {"task_id": 115, "code": "def f(a):\n    return 1\n", "prompt": "Do it.", "test_list": ["assert f(1)"],
-            "test": body + "    assertion(f(*inp), exp, 0.5)\n"}
+    mbpp = {
+        "task_id": 115,
+        "code": "def f(a):\n    return 1\n",
+        "prompt": "Do it.",
+        "test_list": ["assert f(1)"],
+        "test": body + "    assertion(f(*inp), exp, 0.5)\n",
+    }
     (problem,) = read_evalplus([("hub:1", mbpp)])
     assert (problem.id, problem.entry_point, problem.split) == ("Mbpp/115", "f", "test")
     assert [t.args for t in problem.tests if isinstance(t, CallTest)] == ["((1, 2),)", "({1, 1e999},)"]
     assert {t.atol for t in problem.tests if isinstance(t, CallTest)} == {0.5}
     prompt = 'def f(a):\n    """Do it.\n    >>> f(3)\n    4\n    """\n'
-    check = "def check(candidate):\n    inputs = [[1], [3]]\n    results = [2, 4]\n    for i, (inp, exp) in " \
-            "enumerate(zip(inputs, results)):\n        assertion(candidate(*inp), exp, 0)\n"
-    humaneval = {"task_id": "HumanEval/1", "prompt": prompt, "entry_point": "f", "test": check,
-                 "canonical_solution": "    return a + 1\n"}
+    check = (
+        "def check(candidate):\n    inputs = [[1], [3]]\n    results = [2, 4]\n    for i, (inp, exp) in "
+        "enumerate(zip(inputs, results)):\n        assertion(candidate(*inp), exp, 0)\n"
+    )
+    humaneval = {
+        "task_id": "HumanEval/1",
+        "prompt": prompt,
+        "entry_point": "f",
+        "test": check,
+        "canonical_solution": "    return a + 1\n",
+    }
     (problem,) = read_evalplus([("hub:1", humaneval)])
     assert [t.args for t in problem.tests if isinstance(t, CallTest)] == ["(3,)", "(1,)"]
     assert problem.n_public == 1
@@ -355,8 +381,7 @@ def test_plus_rows_of_the_hub_give_the_same_tests() -> None:
 def test_apps_folder_has_programs_and_functions(data_dir: Path) -> None:
     problems = {p.id: p for p in load_problems(f"apps:{data_dir}/apps_sample")}
     assert list(problems) == [f"APPS/train/{n}" for n in ("0001", "0111", "2287", "2404", "4184")]
-    assert problems["APPS/train/2287"].tests[1] == StdioTest(
-        "5\n1 2\n3 1\n4 3\n3 5\n3\n2 6\n4 3\n5 7\n", "No\n")
+    assert problems["APPS/train/2287"].tests[1] == StdioTest("5\n1 2\n3 1\n4 3\n3 5\n3\n2 6\n4 3\n5 7\n", "No\n")
     assert problems["APPS/train/2404"].tests == (CallTest("([2, 3, 4, 7, 11], 5)", "9", compare="json"),)
     assert problems["APPS/train/4184"].tests[0] == CallTest("(1,)", "False", compare="json")  # given as [false]
     assert {(p.split, p.n_public) for p in problems.values()} == {("train", 1)}
@@ -364,8 +389,15 @@ def test_apps_folder_has_programs_and_functions(data_dir: Path) -> None:
 
 
 def test_apps_rows_of_the_hub_are_read_and_those_without_cases_left_out() -> None:
-    row = {"problem_id": "test/0007", "question": "Sum.", "solutions": "[]", "starter_code": "", "split": "test",
-           "difficulty": "interview", "input_output": json.dumps({"inputs": [["1", "2"]], "outputs": [["3"]]})}
+    row = {
+        "problem_id": "test/0007",
+        "question": "Sum.",
+        "solutions": "[]",
+        "starter_code": "",
+        "split": "test",
+        "difficulty": "interview",
+        "input_output": json.dumps({"inputs": [["1", "2"]], "outputs": [["3"]]}),
+    }
     (problem,) = read_apps([("hub:1", row), ("hub:2", row | {"input_output": ""})])
     assert problem.id == "APPS/test/0007" and problem.tests == (StdioTest("1\n2", "3"),)
     with pytest.raises(BadInput, match=r"hub:1: field 'input_output' is not JSON"):
@@ -380,11 +412,16 @@ def test_apps_dicts_get_their_integer_keys_back() -> None:
 
 
 def test_codecontests_has_public_cases_first_and_python_solutions_alone() -> None:
-    row = {"name": "1_A", "description": "Double.", "split": "valid", "difficulty": 7,
-           "public_tests": {"input": ["1\n", "2\n"], "output": ["2\n", "4\n"]},
-           "private_tests": {"input": ["3\n"], "output": ["6\n"]},
-           "generated_tests": [{"input": "4\n", "output": "8\n"}],
-           "solutions": {"language": [2, 3, 1], "solution": ["c++", "print(2 * int(input()))", "python 2"]}}
+    row = {
+        "name": "1_A",
+        "description": "Double.",
+        "split": "valid",
+        "difficulty": 7,
+        "public_tests": {"input": ["1\n", "2\n"], "output": ["2\n", "4\n"]},
+        "private_tests": {"input": ["3\n"], "output": ["6\n"]},
+        "generated_tests": [{"input": "4\n", "output": "8\n"}],
+        "solutions": {"language": [2, 3, 1], "solution": ["c++", "print(2 * int(input()))", "python 2"]},
+    }
     (problem,) = read_codecontests([("x", row)])
     assert problem.tests[0] == StdioTest("1\n", "2\n") and problem.tests[-1] == StdioTest("4\n", "8\n")
     assert (problem.n_public, len(problem.tests), problem.split) == (2, 4, "validation")

@@ -32,14 +32,37 @@ from ledex_ray.tables import from_row, from_table, read_records, schema_of, to_r
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 numbers = st.integers(0, 2**40)
 floats = st.floats(allow_nan=False)
-results = st.builds(TestResult, numbers, st.booleans(), st.sampled_from(TestStatus), texts, texts, texts, texts,
-                    numbers)
-verdicts = st.builds(Verdict, st.sampled_from(Status), st.lists(results, max_size=3).map(tuple), st.booleans(), texts,
-                     texts, texts, floats, floats, floats)
+results = st.builds(
+    TestResult, numbers, st.booleans(), st.sampled_from(TestStatus), texts, texts, texts, texts, numbers
+)
+verdicts = st.builds(
+    Verdict,
+    st.sampled_from(Status),
+    st.lists(results, max_size=3).map(tuple),
+    st.booleans(),
+    texts,
+    texts,
+    texts,
+    floats,
+    floats,
+    floats,
+)
 provenances = st.builds(Provenance, texts, texts, texts, floats, numbers, numbers, numbers)
 attempts = st.builds(Attempt, texts, texts, numbers, texts, texts, verdicts, provenances)
-refinements = st.builds(Refinement, texts, texts, texts, numbers, st.sampled_from(Instruction), texts, texts, texts,
-                        verdicts, provenances, st.booleans())
+refinements = st.builds(
+    Refinement,
+    texts,
+    texts,
+    texts,
+    numbers,
+    st.sampled_from(Instruction),
+    texts,
+    texts,
+    texts,
+    verdicts,
+    provenances,
+    st.booleans(),
+)
 trajectories = st.builds(Trajectory, attempts, texts, st.lists(refinements, max_size=2).map(tuple))
 
 
@@ -81,9 +104,21 @@ def test_rows_of_ray_data_are_read() -> None:
 
 
 def test_episodes_keep_their_arrays_and_types(tmp_path: Path) -> None:
-    episode = Episode("e", "g", "p", "direct", np.arange(3, dtype=np.int32), np.array([False, True, True]),
-                      np.array([0, -0.5, -1.25], dtype=np.float32), np.array([-1, 2, 2], dtype=np.int32),
-                      np.array([0, 0, 5], dtype=np.float32), -1, 0.8, terms={"tests": 1.0}, unscored=("explanation",))
+    episode = Episode(
+        "e",
+        "g",
+        "p",
+        "direct",
+        np.arange(3, dtype=np.int32),
+        np.array([False, True, True]),
+        np.array([0, -0.5, -1.25], dtype=np.float32),
+        np.array([-1, 2, 2], dtype=np.int32),
+        np.array([0, 0, 5], dtype=np.float32),
+        -1,
+        0.8,
+        terms={"tests": 1.0},
+        unscored=("explanation",),
+    )
     write_records(tmp_path / "e.parquet", [episode])
     (read,) = read_records(tmp_path / "e.parquet", Episode)
     for field in dataclasses.fields(Episode):
