@@ -84,6 +84,7 @@ def gather(run: RunDirectory) -> dict[str, Any]:
         "rows": rows,
         "comparisons": comparison_rows(results["comparisons"]) if results else [],
         "repair": repair_rows(results["results"]) if results else [],
+        "evaluation": run.summary("evaluation/heldout"),
         "synthesis": run.summary("synthesis"),
         "sft": run.summary("sft"),
         "ppo": run.summary("ppo"),

@@ -31,7 +31,8 @@ def run(runs_dir: Path) -> Iterator[RunDirectory]:
     write_records(folder / "samples.parquet", samples)
     evaluation = measure(samples, PROBLEMS, CONFIG, {"m": "model"}, "public")
     (folder / "evaluation.json").write_text(json.dumps(evaluation.to_json()))
-    run.finish("evaluation/heldout", {})
+    counts = {"samples": len(samples), "weak_verdicts": 7, "infra": 0, "too_long": 0, "bug_set": "abc"}
+    run.finish("evaluation/heldout", counts)
     yield run
     run.close()
 
@@ -48,7 +49,7 @@ def test_model_text_is_text(run: RunDirectory) -> None:
 def test_the_table_and_the_curves_are_in_one_file(run: RunDirectory) -> None:
     report(run)
     html = (run.root / "report/report.html").read_text()
-    assert "explain, then revise" in html
+    assert "explain, then revise" in html and "of which 7 have a verdict" in html
     assert html.count('src="data:image/png;base64,') == len(list((run.root / "report").glob("*.png"))) >= 4
     assert "http" not in html.replace("http-equiv", "")
 
