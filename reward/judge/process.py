@@ -11,7 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,10 @@ from .slots import Slot
 START_SECONDS = 30.0
 THREADS = 64  # of one program, where the user id is its own
 _HERE = Path(__file__).resolve().parent
+# Sets of strings iterate in the same order each time, in both processes: a program gets the same verdict each time.
+# For that the hash seed must be read, so -I is spelled out as what else it means.
+_ENVIRONMENT = {"PYTHONHASHSEED": "0"}
+_FLAGS = ("-s", "-S", "-P", "-B", "-X", "utf8")
 _BOOT = (
     "import socket,sys,json;"
     "sys.path.insert(0,sys.argv[1]);"
@@ -61,24 +65,18 @@ def start_zygote(python: Interpreter, config: JudgeConfig, tier: Tier, slot: Slo
         "preload": list(config.preload),
         "scratch": str(slot.scratch) if not chroot else "/" + slot.scratch.name,
     }
-    flags = ["-s", "-S", "-P", "-B", "-X", "utf8"]  # not -I: the hash seed must be read, so that verdicts repeat
-    return _start(
-        "zygote", python, flags, {"PYTHONHASHSEED": "0"}, config, tier, slot.uid, slot.scratch, chroot, filters
-    )
+    return _start("zygote", python, config, tier, slot.uid, slot.scratch, chroot, filters)
 
 
 def start_referee(python: Interpreter, config: JudgeConfig, tier: Tier, slot: Slot, chroot: str) -> Child:
     """The referee, confined and ready; raises StartFailed."""
     filters = {"filter": policy.process_filter(may_fork=False).hex()}
-    flags = ["-I", "-S", "-B", "-X", "utf8"]
-    return _start("referee", python, flags, {}, config, tier, slot.referee_uid, None, chroot, filters)
+    return _start("referee", python, config, tier, slot.referee_uid, None, chroot, filters)
 
 
 def _start(
     module: str,
     python: Interpreter,
-    flags: Sequence[str],
-    environment: dict[str, str],
     config: JudgeConfig,
     tier: Tier,
     uid: int,
@@ -88,7 +86,7 @@ def _start(
 ) -> Child:
     kind = socket.SOCK_SEQPACKET if module == "zygote" else socket.SOCK_STREAM
     ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
-    command = [python.executable, *flags, "-c", _BOOT.format(module=module), str(_HERE), str(theirs.fileno())]
+    command = [python.executable, *_FLAGS, "-c", _BOOT.format(module=module), str(_HERE), str(theirs.fileno())]
     wrap = bubblewrap_command(python, config, scratch, bool(uid)) if tier == "A" else []
     settings: dict[str, object] = {
         "uid": uid,
@@ -109,7 +107,7 @@ def _start(
         process = subprocess.Popen(
             [*wrap, *command],
             pass_fds=passed,
-            env=environment,
+            env=_ENVIRONMENT,
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

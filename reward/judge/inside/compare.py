@@ -13,7 +13,8 @@ def matches(got: Any, expected: Any, how: str, atol: float, rtol: float) -> bool
     if how == "unordered":
         return _same_items(got, expected, atol, rtol)
     if how == "close" or atol or rtol:
-        return _close(got, expected, atol, rtol)
+        # EvalPlus' rule: what is not equal must at least be of the expected type before it may be close.
+        return bool(got == expected) or (type(got) is type(expected) and _close(got, expected, atol, rtol))
     return bool(got == expected)
 
 

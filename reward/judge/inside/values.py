@@ -12,6 +12,7 @@ import datetime
 import decimal
 import fractions
 import itertools
+import operator
 import re
 from collections.abc import Callable
 from typing import Any
@@ -238,6 +239,19 @@ def _decode_mapping(content: Any, depth: int) -> dict[Any, Any]:
     return dict(zip(_decode_items(keys, depth), _decode_items(values, depth), strict=True))
 
 
+def _decode_set(items: list[Any]) -> set[Any]:
+    """A set that iterates in the order of the items where one of the two ways to build it gives that.
+
+    Sets written as literals have smaller tables than sets that were added to, and programs do depend on the order.
+    """
+    added = set(items)
+    if all(map(operator.is_, added, items)):
+        return added
+    written: set[Any] = set()
+    written.update(frozenset(items))
+    return written if all(map(operator.is_, written, items)) else added
+
+
 def _decode_long(content: str) -> int:
     if len(content) > MAX_INT_BITS // 4 + 8:
         raise ValueError("long")
@@ -259,7 +273,7 @@ def _text(content: Any) -> str:
 
 _DECODERS: dict[str, Callable[[Any, int], Any]] = {
     "t": lambda c, depth: tuple(_decode_items(c, depth)),
-    "s": lambda c, depth: set(_decode_items(c, depth)),
+    "s": lambda c, depth: _decode_set(_decode_items(c, depth)),
     "z": lambda c, depth: frozenset(_decode_items(c, depth)),
     "d": _decode_mapping,
     "O": lambda c, depth: collections.OrderedDict(_decode_mapping(c, depth)),
