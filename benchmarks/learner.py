@@ -96,6 +96,10 @@ def main(
                 "dtype": resolve_precision(dtype), "trl": str(trl),
             }  # fmt: skip
             found[name] = measured = _run_apart(job)
+            console.print(
+                f"{name}: {measured.tokens_a_second:.0f} tokens/s, {measured.tokens_a_cpu_second:.0f} a CPU-second, "
+                f"peak {measured.peak_bytes / 2**30:.2f} GiB"
+            )
             ours = found.get(SIDES[name] or "")
             ratios = ["", ""]
             if ours is not None:
