@@ -209,7 +209,7 @@ class PPOConfig(Section):
     validate_every: int = Field(10, ge=1)
     validation_samples: int = Field(1, ge=1)
     checkpoint_every: int = Field(5, ge=1)
-    reload_tolerance: float = Field(0.05, gt=0, description="Largest mean |engine - learner| log-prob gap accepted.")
+    reload_tolerance: float = Field(0.1, gt=0, description="Largest mean |engine - learner| log-prob gap accepted.")
     seed: int = 0
 
     @model_validator(mode="after")
