@@ -18,18 +18,18 @@ from typing import IO, Annotated, Any
 import typer
 
 from launch.console import console, task
-from launch.judge import (
+from launch.samples import (
     BAD_INPUT,
     DONE,
     FAILED,
     BadLines,
     Sample,
-    _check,
-    _on_cluster,
-    _output,
-    _row,
-    _sample,
-    _with_limits,
+    check_flags,
+    on_cluster,
+    output,
+    parse_sample,
+    verdict_row,
+    with_limits,
 )
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
@@ -59,10 +59,10 @@ def score(
 
     Example: ledex score --problems mbpp@test --arm hardened refinements.jsonl --out rewards.jsonl
     """
-    _check(samples, False, cpu_seconds, memory, out)
+    check_flags(samples, False, cpu_seconds, memory, out)
     chosen = resolve_arm(arm, "--arm")
     parsed_weights = _weights(weights)
-    loaded = [_with_limits(problem, cpu_seconds, memory) for problem in ready_problems(problems)]
+    loaded = [with_limits(problem, cpu_seconds, memory) for problem in ready_problems(problems)]
     bad = BadLines(samples)
     rows = _read_rows(samples, loaded, chosen, bad)
     taken: list[Sample] = []
@@ -73,7 +73,7 @@ def score(
         weights=parsed_weights,
         allow_weak=allow_weak,
         workers=workers,
-        judging=(lambda pairs: _on_cluster(iter(pairs), address, workers)) if address else None,
+        judging=(lambda pairs: on_cluster(iter(pairs), address, workers)) if address else None,
     )
     try:
         tally = _write_all(scored, taken, chosen, out, f"{arm} on {problems}")
@@ -160,7 +160,7 @@ def _read_rows(source: str, problems: Sequence[Problem], arm: Arm, bad: BadLines
             if not line.strip():
                 continue
             try:
-                problem, program = _sample(line, index)
+                problem, program = parse_sample(line, index)
                 candidate = _candidate(json.loads(line), problem, program, arm)
             except ValueError as error:
                 bad.add(number, str(error))
@@ -208,7 +208,7 @@ def _remembering(rows: Iterator[_Row], taken: list[Sample]) -> Iterator[Candidat
 
 def _write_all(scored: Iterator[Scored], taken: list[Sample], arm: Arm, out: Path | None, title: str) -> _Tally:
     tally = _Tally(title)
-    with _output(out) as file, task(f"scoring {title}", 0) as progress:
+    with output(out) as file, task(f"scoring {title}", 0) as progress:
         for item in scored:
             file.write(json.dumps(_line(taken.pop(0), item, arm)) + "\n")
             tally.add(item)
@@ -221,7 +221,7 @@ def _write_all(scored: Iterator[Scored], taken: list[Sample], arm: Arm, out: Pat
 def _line(sample: Sample, scored: Scored, arm: Arm) -> dict[str, object]:
     """The verdict line of `ledex judge` and the reward; null where a term was not measured."""
     terms, reward = scored.terms, scored.reward
-    line: dict[str, object] = _row(sample, scored.verdict or Verdict(Status.INFRA))
+    line: dict[str, object] = verdict_row(sample, scored.verdict or Verdict(Status.INFRA))
     if scored.verdict is None:  # nothing was executed: nothing to say of the tests
         kept = ("task_id", "index", "line")
         line = {key: value if key in kept else [] if key == "tests" else None for key, value in line.items()}
