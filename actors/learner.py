@@ -66,8 +66,6 @@ class LearnerGroup:
         With `ppo`: a value head (algorithm ppo), and unless kl_coef is 0 a frozen reference, `reference_path` or else
         the model as it is now. `total_steps` is the length of the learning-rate schedule. Raises BadInput, GangLost.
         """
-        if learner.zero_stage == 0:
-            raise BadInput("learner.zero_stage", "is not trained with", given=0, expected="1, 2 or 3 (1 on one rank)")
         if separated and ppo is not None and ppo.algorithm in ("grpo", "rloo"):
             raise BadInput("reward.separated", "needs a return by token", given=ppo.algorithm, expected="ppo")
         self.learner = learner

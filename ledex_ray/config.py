@@ -114,7 +114,7 @@ class LearnerConfig(Section):
 
     ranks: int = Field(1, ge=1)
     gpus: float = Field(0, ge=0, description="GPUs a rank; 0 trains on CPU over gloo.")
-    zero_stage: Literal[0, 1, 2, 3] = 1
+    zero_stage: Literal[1, 2, 3] = 1
     offload: bool = False
     gradient_checkpointing: bool = False
     lora: LoraConfig | None = None

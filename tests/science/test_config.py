@@ -22,7 +22,7 @@ def _file(folder: Path, text: str) -> Path:
         ("sft: {epocs: 2}", ["sft.epocs", "did you mean 'sft.epochs'"]),
         ("synthesis: {solve: {temprature: 1}}", ["synthesis.solve.temprature", "synthesis.solve.temperature"]),
         ("ppo: {kl_coef: -1}", ["ppo.kl_coef", "-1", "greater than or equal to 0"]),
-        ("learner: {zero_stage: 4}", ["learner.zero_stage", "4", "0, 1, 2 or 3"]),
+        ("learner: {zero_stage: 4}", ["learner.zero_stage", "4", "1, 2 or 3"]),
         ("sft: {batch_size: many}", ["sft.batch_size", "'many'", "integer"]),
         ("ppo: {kl_placement: loss}", ["ppo", "k2 or k3"]),
         ("ppo: {algorithm: grpo, sampling: {n: 1}}", ["ppo.sampling.n", "at least 2"]),
