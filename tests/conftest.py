@@ -15,7 +15,7 @@ import pytest
 
 os.environ.update(
     DS_ACCELERATOR="cpu",
-    OMP_WAIT_POLICY="PASSIVE",  # spinning threads and busy cores: twenty times slower
+    GOMP_SPINCOUNT="1000",  # threads that spin on while they wait are many times slower on busy cores
     RAY_AUTH_MODE="disabled",  # local and loopback only
     RAY_USAGE_STATS_ENABLED="0",
     TOKENIZERS_PARALLELISM="false",
