@@ -237,7 +237,7 @@ def _fatal(what: str) -> Iterator[None]:
     """After a failure inside, layers may be half replaced: this process ends and Ray starts a fresh engine."""
     try:
         yield
-    except Exception:
+    except Exception:  # whatever it was, half-replaced layers cannot serve; the process ends and says why
         log.exception("%s failed", what)
         _die(what)
 

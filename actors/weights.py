@@ -213,7 +213,7 @@ def _while(local: Callable[[], None], remote: Callable[[], None], client: Engine
     thread.start()
     try:
         remote()
-    except BaseException:
+    except BaseException:  # also a deadline's or an interrupt: engines in mid-transfer must not be left, and it goes on
         client.end_engines()
         thread.join(client.deadline_seconds)
         raise

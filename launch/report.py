@@ -32,7 +32,6 @@ class Example:
     """One refinement of a held-out bug, ready to be shown."""
 
     title: str
-    feedback: str
     explanation: str
     diff: tuple[tuple[str, str], ...]  # (class, line)
 
@@ -160,7 +159,6 @@ def repair_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, st
 def _example(sample: Sample) -> Example:
     return Example(
         title=sample.problem_id,
-        feedback=_shown(sample.feedback),
         explanation=_shown(sample.explanation),
         diff=tuple(_diff(_shown(sample.wrong_code), _shown(sample.code))),
     )

@@ -145,7 +145,7 @@ def output(out: Path | None) -> Iterator[IO[str]]:
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
         os.replace(name, out)
-    except BaseException:
+    except BaseException:  # also an interrupt: nothing half-written stays, and the error goes on
         os.unlink(name)
         raise
 

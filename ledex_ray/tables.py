@@ -200,7 +200,7 @@ def write_records(path: str | Path, records: Iterable[Any], cls: type | None = N
     try:
         pq.write_table(table, temporary)
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException:  # also an interrupt: nothing half-written stays, and the error goes on
         os.unlink(temporary)
         raise
 
