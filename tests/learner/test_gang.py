@@ -19,7 +19,6 @@ from actors.failures import GangLost, NonFiniteSteps
 from actors.learner import LearnerGroup
 from ledex_ray.config import LearnerConfig, LoraConfig, ModelConfig, OptimizerConfig, PPOConfig
 from ledex_ray.episodes import SupervisedExample
-from ledex_ray.errors import BadInput
 from tests.learner.batches import episodes, examples
 
 OPTIMIZER = OptimizerConfig(lr=1e-3, warmup_steps=2, schedule="cosine")
@@ -215,11 +214,6 @@ def test_the_exported_model_is_the_policy(
     np.testing.assert_allclose(ours, exported, atol=1e-5)
     assert np.abs(ours - start).max() > 1e-3
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
-
-
-def test_a_stage_that_is_not_trained_with_is_refused_at_the_door(tiny_llama: Path) -> None:
-    with pytest.raises(BadInput, match="zero_stage"):
-        group(tiny_llama, stage=0)
 
 
 def test_an_example_without_loss_is_refused() -> None:

@@ -6,6 +6,7 @@ Solutions and mutants run in the real judge. That the texts are good English is 
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -67,6 +68,16 @@ def test_splits_are_large_enough_and_hold_every_difficulty() -> None:
     assert sizes["train"] >= 90 and sizes["validation"] >= 30 and sizes["heldout"] >= 60
     for split in sizes:
         assert {row["difficulty"] for row in ROWS if row["split"] == split} == {1, 2, 3}
+
+
+@pytest.mark.parametrize(("difficulty", "heldout", "validation"), [(1, 30, 14), (2, 23, 13), (3, 15, 5)])
+def test_split_is_drawn_by_the_hash_of_the_id_alone(difficulty: int, heldout: int, validation: int) -> None:
+    """Nobody's eyes, and no model's answers, chose what is held out: the first hashes of each difficulty are."""
+    alike = [row for row in ROWS if row["difficulty"] == difficulty]
+    alike.sort(key=lambda row: hashlib.sha256(row["id"].encode()).hexdigest())
+    splits = [row["split"] for row in alike]
+    train = len(alike) - heldout - validation
+    assert splits == ["heldout"] * heldout + ["validation"] * validation + ["train"] * train
 
 
 def test_no_split_holds_a_solution_of_another_under_a_new_name() -> None:
