@@ -40,7 +40,7 @@ from actors.sharded_model import ShardedModel, all_sum, freeze, join_group
 from actors.weights import TransferReceipt, send_weights
 from ledex_ray.config import LearnerConfig, ModelConfig, OptimizerConfig, PPOConfig
 from ledex_ray.episodes import Episode, SupervisedExample
-from ledex_ray.policy import Critic, Policy, RowTensors, adapters_off, load_lm, packs
+from ledex_ray.policy import Critic, Policy, RowTensors, adapters_off, load_lm, packs, shares_prompts
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,8 @@ class LearnerRank:
             assert ppo is not None
             critic_optimizer = spec.optimizer.model_copy(update={"lr": ppo.value_lr or spec.optimizer.lr})
             self.critic = ShardedModel(critic, learner, critic_optimizer, **common)
-        self.packer = Packer(learner.tokens_per_micro_batch, None if packs(lm) else 1, device)
+        alone = None if packs(lm) else 1
+        self.packer = Packer(learner.tokens_per_micro_batch, alone, device, share_prompts=shares_prompts(lm))
         self.ppo: PPOUpdate | None = None
         if ppo is not None:
             reference = self._reference(device, bf16) if ppo.kl_coef > 0 else None

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.sharded_model import all_gather
-from ledex_ray.packing import Items, pack, plan_packing
+from ledex_ray.packing import Items, families_of, pack, plan_packing
 from ledex_ray.policy import RowTensors
 
 _DUMMY = (np.zeros(2, dtype=np.int32), np.array([False, True]))
@@ -69,22 +69,20 @@ class Packer:
     """How batches are cut on this rank."""
 
     tokens_per_micro_batch: int
-    max_sequences: int | None
+    max_families: int | None
     device: torch.device
+    share_prompts: bool = False
 
     def share(self, sequences: Sequences) -> list[MicroBatch]:
         """This rank's micro-batches: as many as every other rank's, at least one."""
-        plan = plan_packing(
-            [len(ids) for ids in sequences.token_ids],
-            self.tokens_per_micro_batch,
-            dist.get_world_size(),
-            self.max_sequences,
-        )
+        families = families_of(sequences.token_ids, sequences.loss_masks, self.share_prompts)
+        plan = plan_packing(families, self.tokens_per_micro_batch, dist.get_world_size(), self.max_families)
         return [MicroBatch(items, self._row(items, sequences)) for items in plan[dist.get_rank()]]
 
     def _row(self, items: Items, sequences: Sequences) -> RowTensors:
         chosen = sequences.subset(items) if items else Sequences([_DUMMY[0]], [_DUMMY[1]])
-        return RowTensors.of(pack(chosen.token_ids, chosen.loss_masks), self.device)
+        row = pack(chosen.token_ids, chosen.loss_masks, share_prompts=self.share_prompts)
+        return RowTensors.of(row, self.device)
 
     def map(self, sequences: Sequences, visit: Callable[[MicroBatch], Mapping[str, Tensor]]) -> dict[str, list[Tensor]]:
         """What `visit` gives for each token ([N] by name), of all ranks, as CPU tensors by sequence."""

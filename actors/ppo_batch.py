@@ -75,6 +75,15 @@ def usable(config: PPOConfig, episodes: Sequence[Episode]) -> list[Episode]:
     return [episode for episode, good in zip(episodes, scored, strict=True) if good]
 
 
+def shuffled_groups(episodes: Sequence[Episode], random: np.random.Generator) -> list[int]:
+    """Indices with the groups in random order and each group's members side by side: they share their prompt's cost."""
+    members: dict[str, list[int]] = {}
+    for index, episode in enumerate(episodes):
+        members.setdefault(episode.group_id, []).append(index)
+    groups = list(members.values())
+    return [index for group in random.permutation(len(groups)) for index in groups[group]]
+
+
 def estimate(
     config: PPOConfig, state: PPOState, scored: Scored, *, separated: bool
 ) -> tuple[list[Tensor], list[Tensor] | None, dict[str, float]]:

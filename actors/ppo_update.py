@@ -19,7 +19,7 @@ from torch import Tensor
 
 from actors.failures import NonFiniteSteps
 from actors.micro_batches import MicroBatch, Packer, Sequences, chunks_of
-from actors.ppo_batch import PPOState, Scored, at_predictions, estimate, staleness, usable
+from actors.ppo_batch import PPOState, Scored, at_predictions, estimate, shuffled_groups, staleness, usable
 from actors.sharded_model import ShardedModel, all_gather, all_sum
 from ledex_ray.config import PPOConfig
 from ledex_ray.episodes import Episode
@@ -70,8 +70,8 @@ class PPOUpdate:
         metrics |= staleness(chosen, self.weights_version)
         sums = _Sums()
         for epoch in range(self.config.epochs):
-            order = np.random.default_rng([self.config.seed, iteration, epoch]).permutation(len(chosen))
-            for items in chunks_of([int(i) for i in order], self.config.minibatch_episodes):
+            order = shuffled_groups(chosen, np.random.default_rng([self.config.seed, iteration, epoch]))
+            for items in chunks_of(order, self.config.minibatch_episodes):
                 self._step(items, scored, advantages, returns, iteration, sums)
         metrics |= sums.means()
         if "kl_new" in metrics:

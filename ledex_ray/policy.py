@@ -24,7 +24,7 @@ from transformers.utils import is_flash_attn_2_available
 from ledex_ray.config import LoraConfig
 from ledex_ray.errors import BadInput
 from ledex_ray.packed_attention import PACKED_ATTENTION
-from ledex_ray.packing import PackedRow, pack
+from ledex_ray.packing import PackedRow, Span, pack
 from ledex_ray.token_log_probs import TokenLogProbHead
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class RowTensors:
 
     token_ids_1T: Tensor
     position_ids_1T: Tensor
-    lengths: tuple[int, ...]
+    spans: tuple[Span, ...]
     predict_N: Tensor
     target_N: Tensor
     counts: tuple[int, ...]  # predictions of each sequence
@@ -58,7 +58,7 @@ class RowTensors:
         return cls(
             torch.from_numpy(row.token_ids_T).to(device)[None],
             torch.from_numpy(row.position_ids_T).to(device)[None],
-            row.lengths,
+            row.spans,
             torch.from_numpy(row.predict_N).to(device),
             torch.from_numpy(row.target_N).to(device),
             row.counts,
@@ -76,10 +76,11 @@ class Trunk(nn.Module):
         """Last hidden states [N, H] of the predicting tokens."""
         kwargs: dict[str, Any] = {}
         if self.lm.config._attn_implementation == PACKED_ATTENTION:
-            kwargs["sequence_lengths"] = row.lengths
+            kwargs["spans"] = row.spans
         elif self.lm.config._attn_implementation.startswith("flash"):
-            ends = torch.tensor((0, *row.lengths), device=row.token_ids_1T.device).cumsum(0).to(torch.int32)
-            longest = max(row.lengths)
+            lengths = [length for _, length in row.spans]  # each alone: this kernel lays a prompt for each answer
+            ends = torch.tensor((0, *lengths), device=row.token_ids_1T.device).cumsum(0).to(torch.int32)
+            longest = max(lengths)
             kwargs |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
         hidden_1TH = self.lm.base_model(
             input_ids=row.token_ids_1T,
@@ -179,7 +180,14 @@ def packs(lm: PreTrainedModel) -> bool:
     return lm.config._attn_implementation in (PACKED_ATTENTION, "flash_attention_2")
 
 
-_PROBE = (np.arange(1, 6, dtype=np.int32), np.arange(3, 12, dtype=np.int32))
+def shares_prompts(lm: PreTrainedModel) -> bool:
+    """Whether a prompt with several answers may be laid once in such a row."""
+    return bool(lm.config._attn_implementation == PACKED_ATTENTION)
+
+
+_PROMPT = 4
+_PROBE = tuple(np.array(ids, dtype=np.int32) for ids in ([1, 2, 3, 4, 5], range(3, 12), [3, 4, 5, 6, 14, 13]))
+"""A sequence, and two that share a prompt."""
 
 
 @torch.no_grad()
@@ -196,15 +204,16 @@ def _packs_exactly(lm: PreTrainedModel, implementation: str, reference: list[Ten
     except ValueError:
         return False
     trunk, head = Trunk(lm), lm.get_output_embeddings()
-    rows = [list(_PROBE), [_PROBE[0][::-1].copy(), _PROBE[1]]] if together else [[ids] for ids in _PROBE]
+    other, *pair = _PROBE
+    rows = [[other, *pair], [other[::-1].copy(), *pair]] if together else [[ids] for ids in _PROBE]
     logits = []
     for row in rows:
-        masks = [np.ones(len(ids), dtype=bool) for ids in row]
-        logits.append(head(trunk.hidden(RowTensors.of(pack(row, masks)))).float())
-    expected = torch.cat([logits_LV[:-1] for logits_LV in reference])
+        masks = [np.arange(len(ids)) >= (1 if len(ids) == len(other) else _PROMPT) for ids in row]  # loss from there on
+        logits.append(head(trunk.hidden(RowTensors.of(pack(row, masks, share_prompts=together)))).float())
+    expected = torch.cat([reference[0][:-1], *(logits_LV[_PROMPT - 1 : -1] for logits_LV in reference[1:])])
     got = logits[0] if together else torch.cat(logits)
     close = float((got - expected).norm() / expected.norm()) < (1e-4 if lm.dtype == torch.float32 else 3e-2)
-    start = len(_PROBE[0]) - 1
+    start = len(other) - 1
     return close and (not together or bool(torch.equal(logits[0][start:], logits[1][start:])))
 
 

@@ -8,26 +8,34 @@ from ledex_ray.episodes import Episode, SupervisedExample
 
 
 def examples(n: int, seed: int = 0, words: int = 96, longest: int = 40) -> list[SupervisedExample]:
-    """Uneven lengths, answers in one or two stretches."""
+    """Uneven lengths, answers in one or two stretches; each third example has its predecessor's prompt."""
     random = np.random.default_rng(seed)
-    made = []
+    made: list[SupervisedExample] = []
     for index in range(n):
         length = int(random.integers(6, longest))
         mask = np.zeros(length, dtype=bool)
         mask[int(random.integers(1, length - 1)) :] = True
         if length > 12:
             mask[2:4] = True
-        made.append(SupervisedExample(f"example-{index}", random.integers(1, words, length).astype(np.int32), mask))
+        ids = random.integers(1, words, length).astype(np.int32)
+        if index % 3 == 2 and (prompt := int(np.argmax(made[-1].loss_mask))) < length - 1:
+            ids[:prompt], mask = made[-1].token_ids[:prompt], np.arange(length) >= prompt
+        made.append(SupervisedExample(f"example-{index}", ids, mask))
     return made
 
 
 def episodes(n: int, seed: int = 0, words: int = 96, longest: int = 40) -> list[Episode]:
-    """Answers with rewards at the explanation's end and at the last token, uneven temperatures, one unscored."""
+    """Groups of four answers to one prompt, with rewards at the explanation's end and at the last token.
+
+    Temperatures are uneven; one episode is unscored.
+    """
     random = np.random.default_rng(seed)
     made = []
     for index in range(n):
-        length = int(random.integers(8, longest))
-        start = int(random.integers(2, length - 4))
+        if index % 4 == 0:
+            prompt = random.integers(1, words, int(random.integers(2, longest // 2))).astype(np.int32)
+        start = len(prompt)
+        length = start + int(random.integers(4, longest // 2))
         mask = np.arange(length) >= start
         rewards = np.zeros(length, dtype=np.float32)
         end = start + 1
@@ -38,7 +46,7 @@ def episodes(n: int, seed: int = 0, words: int = 96, longest: int = 40) -> list[
                 group_id=f"group-{index // 4}",
                 problem_id="p",
                 instruction="explain",
-                token_ids=random.integers(1, words, length).astype(np.int32),
+                token_ids=np.concatenate([prompt, random.integers(1, words, length - start).astype(np.int32)]),
                 loss_mask=mask,
                 behaviour_log_probs=np.where(mask, -4.5 + random.normal(size=length), 0).astype(np.float32),
                 weight_versions=np.where(mask, 0, -1).astype(np.int32),

@@ -114,9 +114,11 @@ def plain_ppo(
         advantages = [(a - everything.mean()) / (everything.std(unbiased=False) + 1e-8) for a in advantages]
         policy_losses, value_losses = [], []
         for epoch in range(config.epochs):
-            order = np.random.default_rng([config.seed, iteration, epoch]).permutation(len(episodes))
+            groups = list(dict.fromkeys(e.group_id for e in episodes))
+            drawn = np.random.default_rng([config.seed, iteration, epoch]).permutation(len(groups))
+            order = [i for g in drawn for i, e in enumerate(episodes) if e.group_id == groups[g]]
             for start in range(0, len(order), config.minibatch_episodes):
-                items = [int(i) for i in order[start : start + config.minibatch_episodes]]
+                items = order[start : start + config.minibatch_episodes]
                 new, entropies, states = answer_tokens(
                     forward, [episodes[i] for i in items], [temperatures[i] for i in items]
                 )

@@ -10,47 +10,106 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledex_ray.packing import pack, plan_packing
-from tests.learner.batches import examples
+from ledex_ray.episodes import Episode, SupervisedExample
+from ledex_ray.packing import Family, Items, pack, plan_packing
+from tests.learner.batches import episodes, examples
 
-LENGTHS = st.lists(st.integers(2, 300), max_size=60)
+FAMILIES = st.lists(st.tuples(st.integers(0, 100), st.lists(st.integers(2, 200), min_size=1, max_size=6)), max_size=20)
 
 
-@given(LENGTHS, st.integers(64, 512), st.integers(1, 4), st.sampled_from([None, 1, 3]))
+def laid_out(shapes: list[tuple[int, list[int]]]) -> list[Family]:
+    """Families with the given prompts and rests; items are numbered throughout."""
+    families, first = [], 0
+    for prompt, rests in shapes:
+        families.append(Family(tuple(range(first, first + len(rests))), (prompt if len(rests) > 1 else 0, *rests)))
+        first += len(rests)
+    return families
+
+
+def tokens_of(items: Items, families: list[Family]) -> int:
+    """Tokens laid for these items: each family's prompt once, each rest once."""
+    rests = {item: rest for f in families for item, rest in zip(f.items, f.span[1:], strict=True)}
+    return sum(f.span[0] for f in families if set(f.items) & set(items)) + sum(rests[item] for item in items)
+
+
+@given(FAMILIES, st.integers(64, 512), st.integers(1, 4))
 def test_every_sequence_once_and_as_many_micro_batches_on_each_rank(
-    lengths: list[int], budget: int, world_size: int, max_sequences: int | None
+    shapes: list[tuple[int, list[int]]], budget: int, world_size: int
 ) -> None:
-    plan = plan_packing(lengths, budget, world_size, max_sequences)
+    families = laid_out(shapes)
+    plan = plan_packing(families, budget, world_size)
     assert len(plan) == world_size
     assert len({len(rank) for rank in plan}) == 1
-    assert sorted(i for rank in plan for items in rank for i in items) == list(range(len(lengths)))
+    assert sorted(i for rank in plan for items in rank for i in items) == [i for f in families for i in f.items]
+    alone = max((f.span[0] + rest for f in families for rest in f.span[1:]), default=0)
     for items in (items for rank in plan for items in rank):
-        assert sum(lengths[i] for i in items) <= max(budget, max(lengths, default=0))
-        assert len(items) <= (max_sequences or len(lengths))
+        assert tokens_of(items, families) <= max(budget, alone)
 
 
-@given(LENGTHS, st.integers(300, 512), st.integers(1, 4))
-def test_ranks_are_balanced(lengths: list[int], budget: int, world_size: int) -> None:
-    loads = [sum(lengths[i] for items in rank for i in items) for rank in plan_packing(lengths, budget, world_size)]
-    assert max(loads) - min(loads) <= 2 * max(lengths, default=0)
+def test_a_model_that_cannot_be_packed_gets_one_sequence_a_micro_batch() -> None:
+    plan = plan_packing([Family((i,), (0, 10 + i)) for i in range(5)], 512, 2, max_families=1)
+    assert sorted(len(items) for rank in plan for items in rank) == [0, 1, 1, 1, 1, 1]
+
+
+@given(FAMILIES, st.integers(300, 512), st.integers(1, 4))
+def test_ranks_are_balanced(shapes: list[tuple[int, list[int]]], budget: int, world_size: int) -> None:
+    families = laid_out(shapes)
+    plan = plan_packing(families, budget, world_size)
+    loads = [sum(tokens_of(items, families) for items in rank) for rank in plan]
+    assert max(loads) - min(loads) <= 2 * max((f.size for f in families), default=0)
+
+
+def test_a_group_is_cut_where_ranks_would_be_idle_and_kept_whole_where_not() -> None:
+    group = Family(tuple(range(8)), (30, *[20] * 8))
+    assert [sorted(rank) for rank in plan_packing([group], 512, 1)] == [[tuple(range(8))]]
+    assert sorted(len(items) for rank in plan_packing([group], 512, 4) for items in rank) == [2, 2, 2, 2]
 
 
 def test_the_same_input_gives_the_same_plan() -> None:
-    lengths = [17, 17, 40, 3, 3, 90, 64]
-    assert plan_packing(lengths, 96, 2) == plan_packing(list(lengths), 96, 2)
+    families = laid_out([(17, [17, 40]), (3, [3, 90, 64]), (0, [9])])
+    assert plan_packing(families, 96, 2) == plan_packing(list(families), 96, 2)
 
 
-def test_a_row_predicts_answer_tokens_alone_and_never_across_a_border() -> None:
-    batch = examples(5, seed=4)
-    row = pack([e.token_ids for e in batch], [e.loss_mask for e in batch])
-    start = predicted = 0
-    for example, length, count in zip(batch, row.lengths, row.counts, strict=True):
+@pytest.mark.parametrize("share_prompts", [False, True])
+def test_a_row_predicts_answer_tokens_alone_and_from_their_own_sequence(share_prompts: bool) -> None:
+    batch: list[SupervisedExample | Episode] = [*examples(9, seed=4), *episodes(8)]
+    row = pack([e.token_ids for e in batch], [e.loss_mask for e in batch], share_prompts=share_prompts)
+    laid = sum(sum(span) for span in row.spans)
+    whole = sum(len(e.token_ids) for e in batch)
+    assert len(row.token_ids_T) == len(row.position_ids_T) == laid
+    assert laid < whole if share_prompts else laid == whole
+    predicted = 0
+    for example, count in zip(batch, row.counts, strict=True):
         where = row.predict_N[predicted : predicted + count]
-        assert (where >= start).all() and (where + 1 < start + length).all()
         answer = np.flatnonzero(example.loss_mask[1:]) + 1
         assert (row.target_N[predicted : predicted + count] == example.token_ids[answer]).all()
-        assert (row.position_ids_T[start : start + length] == np.arange(length)).all()
-        start, predicted = start + length, predicted + count
+        assert (row.token_ids_T[where] == example.token_ids[answer - 1]).all()
+        assert (row.position_ids_T[where] == answer - 1).all()
+        predicted += count
+    assert predicted == len(row.predict_N)
+
+
+@pytest.mark.parametrize("name", ["small_llama", "smollm2"])
+def test_a_shared_prompt_changes_neither_log_probs_nor_gradients(name: str, request: pytest.FixtureRequest) -> None:
+    from ledex_ray.policy import Policy, RowTensors, load_lm
+
+    policy = Policy(load_lm(request.getfixturevalue(name), "float32"))
+    batch = episodes(12, seed=5)
+    weights = torch.from_numpy(np.random.default_rng(0).normal(size=4096)).float()
+    found = []
+    for share_prompts in (False, True):
+        packed = pack([e.token_ids for e in batch], [e.loss_mask for e in batch], share_prompts=share_prompts)
+        row = RowTensors.of(packed)
+        log_probs_N, _, _ = policy(row, torch.ones(len(row.target_N)))
+        policy.zero_grad()
+        (log_probs_N @ weights[: len(log_probs_N)]).backward()
+        gradients = {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}
+        found.append((log_probs_N.detach(), gradients))
+    (apart, expected), (shared, got) = found
+    torch.testing.assert_close(shared, apart, atol=1e-4, rtol=1e-4)
+    for parameter, gradient in expected.items():
+        gap = float((got[parameter] - gradient).norm() / gradient.norm())
+        assert gap < 1e-4, (parameter, gap)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
