@@ -45,51 +45,57 @@ def main() -> None:
     configure_logging()
     started = time.monotonic()
     recipes = {seed: _for_seed(arguments.recipe, seed, arguments.overrides) for seed in arguments.seeds}
-    roots = train(recipes)
-    evaluation = evaluate_all(recipes[arguments.seeds[0]], roots)
-    result = {
-        "recipe": str(arguments.recipe),
-        "recipe_hash": recipe_hash(recipes[arguments.seeds[0]]),
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
-        "seeds": arguments.seeds,
-        "runs": [root.name for root in roots.values()],
-        "minutes": round((time.monotonic() - started) / 60, 1),
-        "claims": claims(read_records(evaluation / "samples.parquet", Sample), arguments.seeds),
-        "reward_slopes": {seed: reward_slope(roots["sft+rl", seed]) for seed in arguments.seeds},
-        "evaluation": json.loads((evaluation / "evaluation.json").read_text()),
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(arguments.out, json.dumps(result, indent=1))
-    log.info("written to %s", arguments.out)
+    roots = train_supervised(recipes)
+    for stage in ("sft", "ppo"):  # what supervised training shows is kept before the longer half begins
+        if stage == "ppo":
+            for seed, recipe in recipes.items():
+                run_recipe(_named(recipe, seed), only="ppo")
+        evaluation = evaluate_all(recipes[arguments.seeds[0]], roots, with_ppo=stage == "ppo")
+        result = {
+            "recipe": str(arguments.recipe),
+            "recipe_hash": recipe_hash(recipes[arguments.seeds[0]]),
+            "overrides": arguments.overrides,
+            "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
+            "seeds": arguments.seeds,
+            "runs": [root.name for root in roots.values()],
+            "minutes": round((time.monotonic() - started) / 60, 1),
+            "claims": claims(read_records(evaluation / "samples.parquet", Sample), arguments.seeds),
+            "reward_slopes": {s: reward_slope(roots["sft", s]) for s in arguments.seeds if stage == "ppo"},
+            "evaluation": json.loads((evaluation / "evaluation.json").read_text()),
+        }
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(arguments.out, json.dumps(result, indent=1))
+        log.info("written to %s", arguments.out)
 
 
-def train(recipes: dict[int, Recipe]) -> dict[tuple[str, int], Path]:
-    """The run directory of each (kind of model, seed); all start from the same synthesis."""
+def train_supervised(recipes: dict[int, Recipe]) -> dict[tuple[str, int], Path]:
+    """The run directory of each (kind of model, seed) after SFT; all start from the same synthesis."""
     roots: dict[tuple[str, int], Path] = {}
     first: Path | None = None
     for seed, recipe in recipes.items():
-        for name, variant in ((f"s{seed}", recipe), (f"s{seed}-{ABLATION}", _ablation(recipe))):
-            named = variant.model_copy(update={"run": f"{recipe.run}-{name}"})
+        for kind, variant in (("sft", recipe), (ABLATION, _ablation(recipe))):
+            named = _named(variant, seed, "" if kind == "sft" else f"-{ABLATION}")
             root = runs_folder() / named.run
             if first is not None and not (root / "synthesis" / "DONE.json").exists():
                 partial = root / "synthesis.partial"
                 shutil.rmtree(partial, ignore_errors=True)
                 shutil.copytree(first / "synthesis", partial)
                 partial.rename(root / "synthesis")
-            root = run_recipe(named)
+            for stage in ("synthesize", "sft"):
+                root = run_recipe(named, only=stage)
             first = first or root
-            roots[ABLATION if name.endswith(ABLATION) else "sft+rl", seed] = root
+            roots[kind, seed] = root
     return roots
 
 
-def evaluate_all(recipe: Recipe, roots: dict[tuple[str, int], Path]) -> Path:
+def evaluate_all(recipe: Recipe, roots: dict[tuple[str, int], Path], *, with_ppo: bool) -> Path:
     """The evaluation folder with every model in it, on one fixed bug set."""
     run = RunDirectory.open(recipe.model_copy(update={"run": f"{recipe.run}-evaluation"}))
     try:
-        with Fleet(run.recipe) as fleet:  # also when it was finished: with more seeds there are more models
+        with Fleet(run.recipe) as fleet:  # also when it was finished: by now there may be more models
             models = [Candidate("prompt", "prompt", fleet.model_path, 0)]
             for (kind, seed), root in roots.items():
-                for folder, label in [("sft", ABLATION)] if kind == ABLATION else [("sft", "sft"), ("ppo", "sft+rl")]:
+                for folder, label in [("sft", kind), *([("ppo", "sft+rl")] if kind == "sft" and with_ppo else [])]:
                     stage, path = "sft+rl" if folder == "ppo" else "sft", (root / folder / "model").resolve()
                     models.append(Candidate(f"{label} s{seed}", stage, path, 1_000_000 + len(models)))
             evaluate_models(run, fleet, models)
@@ -108,6 +114,8 @@ def claims(samples: Sequence[Sample], seeds: Sequence[int]) -> list[dict[str, An
             ("fixed bugs, explain", _fixed),
             ("initial pass@1", _first),
         ):
+            if not any(s.label == _label(b, seeds[0]) for s in samples):
+                continue  # not trained yet
             left = [tally(samples, _label(a, seed)) for seed in seeds]
             right = [tally(samples, _label(b, seed)) for seed in seeds]
             found.append({"from": a, "to": b, "figure": name, **_row(seeded_difference(left, right, 1, seed=0))})
@@ -130,6 +138,10 @@ def reward_slope(root: Path) -> dict[str, float]:
 
 def _for_seed(path: Path, seed: int, overrides: Iterable[str]) -> Recipe:
     return load_recipe(path, [*overrides, f"sft.seed={seed}", f"ppo.seed={seed}"])
+
+
+def _named(recipe: Recipe, seed: int, suffix: str = "") -> Recipe:
+    return recipe.model_copy(update={"run": f"{recipe.run}-s{seed}{suffix}"})
 
 
 def _ablation(recipe: Recipe) -> Recipe:

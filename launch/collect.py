@@ -57,6 +57,7 @@ class Assignments:
         renderer: Renderer,
         recipe: Recipe,
         arm: Arm,
+        max_prompts: int | None = None,
     ) -> None:
         self._problems, self._renderer, self._recipe, self._arm = problems, renderer, recipe, arm
         longest = recipe.model.max_length - recipe.ppo.sampling.max_tokens
@@ -67,6 +68,8 @@ class Assignments:
             for name in recipe.ppo.instructions
         ]
         self._pairs = [pair for pair in pairs if len(self._prompt_ids(*pair)) <= longest]
+        if max_prompts is not None and max_prompts < len(self._pairs):
+            self._pairs = random.Random(f"{recipe.ppo.seed}/prompts").sample(self._pairs, max_prompts)
 
     def __len__(self) -> int:
         return len(self._pairs)

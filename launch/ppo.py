@@ -331,7 +331,10 @@ def start_model(run: RunDirectory, fleet: Fleet) -> Path:
 def _training_assignments(run: RunDirectory, fleet: Fleet, collector: Collector) -> Assignments:
     require_synthesis(run)
     trajectories = load_trajectories(run)
-    assignments = Assignments(trajectories, training_problems(run.recipe), fleet.renderer, run.recipe, collector.arm)
+    recipe = run.recipe
+    assignments = Assignments(
+        trajectories, training_problems(recipe), fleet.renderer, recipe, collector.arm, recipe.ppo.max_prompts
+    )
     if not len(assignments):
         raise BadInput(
             f"run {run.recipe.run}",

@@ -178,6 +178,9 @@ class PPOConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig(lr=2e-6)
     iterations: int = Field(100, ge=1)
     prompts_per_iteration: int = Field(16, ge=1)
+    max_prompts: int | None = Field(
+        None, ge=1, description="Train on so many (wrong solution, instruction) pairs, drawn once; default: on all."
+    )
     sampling: SamplingConfig = SamplingConfig(n=4, temperature=1.0)
     instructions: tuple[Literal["direct", "explain"], ...] = ("direct", "explain")
     minibatch_episodes: int = Field(64, ge=1, description="Episodes an optimizer step, over all ranks.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from actors.generation import Completion
 from actors.sandbox import ScoreResult
-from launch.collect import Assignment, build_episode
+from launch.collect import Assignment, Assignments, build_episode
 from launch.problem_sets import training_problems, validation_problems
 from launch.sft import plan_batches, split_by_problem
 from ledex_ray.chat import Renderer
@@ -19,6 +20,7 @@ from ledex_ray.problems import CallTest, Problem
 from ledex_ray.prompts import explained_answer, fenced, parse_answer
 from ledex_ray.records import Attempt, Instruction, Provenance, Refinement, Status, Trajectory, Verdict
 from ledex_ray.supervised import supervised_examples
+from reward.arms import resolve_arm
 from reward.compose import Reward
 from reward.terms import TextTerms
 
@@ -105,6 +107,21 @@ def test_rewards_lie_on_the_last_token_of_the_explanation_and_of_the_answer(rend
     up_to = renderer.decode(episode.token_ids[3 : episode.explanation_end + 1])
     assert up_to.endswith("it subtracts.") and "```" not in up_to
     assert episode.oldest_version == 7 and not episode.truncated
+
+
+def test_max_prompts_takes_the_same_few_wrong_solutions_in_every_lap(renderer: Renderer) -> None:
+    recipe = recipe_from_tree({"ppo": {"max_prompts": 4}})
+    trajectories = [
+        replace(trajectory(), attempt=replace(trajectory().attempt, id=f"a{n}", code=f"{WRONG} - {n}"))
+        for n in range(10)
+    ]
+    few, alike, all_of_them = (
+        Assignments(trajectories, {"p": PROBLEM}, renderer, recipe, resolve_arm("paper"), most) for most in (4, 4, None)
+    )
+    laps = [{(a.wrong_code, a.instruction) for a in few.take(start, 4)} for start in (0, 4, 40)]
+    assert len(laps[0]) == 4 and laps[0] == laps[1] == laps[2]
+    assert [a.id for a in few.take(0, 9)] == [a.id for a in alike.take(0, 9)]
+    assert len(all_of_them) == 20
 
 
 @pytest.mark.parametrize("key", ["train", "validation"])
