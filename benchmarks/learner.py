@@ -86,7 +86,7 @@ def main(
         data = Path(scratch) / "data.npz"
         n, tokens = _prepare(run, data, resolve_model(model), batch, max_length)
         console.print(
-            f"{model}, {resolve_precision(dtype)}, {n} sequences, {tokens} tokens a step, {steps} steps a side"
+            f"{model}, {resolve_precision(dtype)}, {n} sequences, {tokens} tokens an SFT step, {steps} steps a side"
         )
         table = Table("side", "tokens/s", "tokens/CPU-s", "peak GiB", "ours is faster by (wall)", "(CPU)")
         found: dict[str, Measured] = {}
@@ -170,14 +170,16 @@ def _one(job: dict[str, Any]) -> None:
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
+    who, what = job["side"].split(" ", 1)
     examples = _load(Path(job["data"]))
+    if not what.startswith("sft"):
+        examples = _grouped(examples)
     marks: list[tuple[float, float]] = []
 
     def mark() -> None:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         marks.append((time.monotonic(), usage.ru_utime + usage.ru_stime))
 
-    who, what = job["side"].split(" ", 1)
     (_ours if who == "ours" else _trl)(what, job, examples, mark)
     pairs = list(zip(marks[::2], marks[1::2], strict=True))[1:]  # the first is the warm-up
     measured = Measured(
@@ -194,6 +196,17 @@ def _load(path: Path) -> list[SupervisedExample]:
     cuts = np.cumsum(stored["lengths"])[:-1]
     pairs = zip(np.split(stored["ids"], cuts), np.split(stored["mask"], cuts), strict=True)
     return [SupervisedExample(f"e{i}", ids.astype(np.int32), mask) for i, (ids, mask) in enumerate(pairs)]
+
+
+def _grouped(examples: list[SupervisedExample]) -> list[SupervisedExample]:
+    """Each four as answers to the first one's prompt: what both sides' policy updates are given."""
+    made = []
+    for index, example in enumerate(examples):
+        first = examples[index // GROUP * GROUP]
+        prompt, start = int(np.argmax(first.loss_mask)), int(np.argmax(example.loss_mask))
+        ids = np.concatenate([first.token_ids[:prompt], example.token_ids[start:]])
+        made.append(SupervisedExample(example.id, ids, np.arange(len(ids)) >= prompt))
+    return made
 
 
 def _ours(what: str, job: dict[str, Any], examples: list[SupervisedExample], mark: Callable[[], None]) -> None:
