@@ -44,6 +44,20 @@ class Candidate:
     version: int  # of its weights on the engines; unique in the run
 
 
+@dataclass(frozen=True)
+class Ask:
+    """One way to ask for one kind of sample."""
+
+    mode: str
+    round: int
+    bugs: str  # null, own or fixed
+    items: list[Item]
+
+    def key(self, model: Candidate) -> tuple[str, str, int, str]:
+        """What the samples of it have in common (`Sample.key`)."""
+        return model.label, self.mode, self.round, self.bugs
+
+
 def evaluate(run: RunDirectory, fleet: Fleet) -> None:
     """Runs or resumes the stage over every model that the run has trained."""
     models = candidates(run, fleet)
@@ -110,38 +124,34 @@ class _Evaluator:
         self.parts = Parts(run.path(STAGE, "parts", "x").parent, Sample)
 
     def sample(self, model: Candidate) -> None:
-        """Everything that is asked of one model, in the order in which it depends on itself."""
-        initial = self._initial(model)
-        self.feedbacks = {s.problem_id: s.feedback for s in initial if _still_wrong(s) and s.feedback}
-        for mode in ("direct", "explain", *CONTROLS):
-            if mode in self.config.modes:
-                self._refine_own(model, mode, initial)
-        if "resample" in self.config.modes:
-            self._resample(model, initial)
-        bugs = self._bug_set(model, initial)
-        for mode in ("direct", "explain", *CONTROLS):
-            if mode in self.config.modes:
-                self._refine_bugs(model, mode, bugs)
+        """Everything that is asked of one model, in the order in which it depends on itself.
 
-    def _initial(self, model: Candidate) -> list[Sample]:
-        items = [
+        The first refinements, of its own failures and of the fixed bugs, are sampled in one stream: those of one
+        wrong solution differ in their last sentence alone, so that the engine computes the rest of the prompt once.
+        """
+        first = [
             solve_item(p, self.fleet.renderer, self.config.sampling, self.config.seed) for p in self.problems.values()
         ]
-        return self._collect(model, "initial", 0, "null", items)
-
-    def _refine_own(self, model: Candidate, mode: str, initial: Sequence[Sample]) -> None:
-        failing = [s for s in initial if _still_wrong(s)]
-        for round in range(1, self.config.rounds + 1):
-            one = self.config.sampling.model_copy(update={"n": 1})
-            items = [self._refinement(_as_bug(s), mode, one) for s in failing]
-            answers = {s.parent_id: s for s in self._collect(model, mode, round, "own", items)}
-            failing = [answers[s.id] for s in failing if s.id in answers and _still_wrong(answers[s.id])]
-
-    def _refine_bugs(self, model: Candidate, mode: str, bugs: Sequence[Bug]) -> None:
-        self.feedbacks = {bug.problem_id: bug.feedback for bug in bugs if bug.feedback}  # the same for every model
+        (initial,) = self._collect(model, [Ask("initial", 0, "null", first)])
+        bugs = self._bug_set(model, initial)
+        one = self.config.sampling.model_copy(update={"n": 1})
         several = self.config.sampling.model_copy(update={"n": self.config.bug_refinements})
-        items = [self._refinement(bug, mode, several) for bug in bugs]
-        self._collect(model, mode, 1, "fixed", items)
+        modes = [mode for mode in ("direct", "explain", *CONTROLS) if mode in self.config.modes]
+        failing = {mode: [s for s in initial if _still_wrong(s)] for mode in modes}
+        for round in range(1, self.config.rounds + 1):
+            asks = [self._refinements(mode, round, "own", [_as_bug(s) for s in failing[mode]], one) for mode in modes]
+            if round == 1:
+                asks += [self._refinements(mode, 1, "fixed", bugs, several) for mode in modes]
+            for mode, answers in zip(modes, self._collect(model, asks), strict=False):
+                by_parent = {s.parent_id: s for s in answers}
+                found = [by_parent[s.id] for s in failing[mode] if s.id in by_parent]
+                failing[mode] = [answer for answer in found if _still_wrong(answer)]
+        if "resample" in self.config.modes:
+            self._resample(model, initial)
+
+    def _refinements(self, mode: str, round: int, kind: str, bugs: Sequence[Bug], sampling: SamplingConfig) -> Ask:
+        self.feedbacks = {bug.problem_id: bug.feedback for bug in bugs if bug.feedback}
+        return Ask(mode, round, kind, [self._refinement(bug, mode, sampling) for bug in bugs])
 
     def _refinement(self, bug: Bug, mode: str, sampling: SamplingConfig) -> Item:
         feedback = bug.feedback
@@ -177,7 +187,7 @@ class _Evaluator:
             usual = sum(s.cost for s in own) / len(own)
             enough = self.config.sampling.model_copy(update={"n": max(2, round(1.5 * budget / usual + 1))})
             items.append(solve_item(problem, self.fleet.renderer, enough, self.config.seed))
-        self._collect(model, "resample", 1, "own", items)
+        self._collect(model, [Ask("resample", 1, "own", items)])
 
     def _bug_set(self, model: Candidate, initial: Sequence[Sample]) -> list[Bug]:
         """The fixed bug set: distinct wrong solutions of the untrained model, frozen with their feedback."""
@@ -190,24 +200,32 @@ class _Evaluator:
             write_records(path, [Bug(a.id, a.problem_id, a.code, feedback[a.id]) for a in wrong], Bug)
         return read_records(path, Bug)
 
-    def _collect(self, model: Candidate, mode: str, round: int, bugs: str, items: Sequence[Item]) -> list[Sample]:
-        """The samples of these items, from the parts where they are there, else from the engine."""
-        key = (model.label, mode, round, bugs)
-        done = {s.parent_id for s in self.parts.read() if s.key == key}
-        fitting = [i for i in items if fits(i, self.recipe.model.max_length)]
-        self.too_long += len(items) - len(fitting)
-        left = [replace(i, seed=self._seed(key, i)) for i in fitting if i.id not in done]
+    def _collect(self, model: Candidate, asks: Sequence[Ask]) -> list[list[Sample]]:
+        """For each ask the samples of its items, from the parts where they are there, else from the engine."""
+        stored = {(s.key, s.parent_id) for s in self.parts.read()}
+        left: dict[str, tuple[Ask, Item]] = {}
+        for ask in asks:
+            key = ask.key(model)
+            fitting = [i for i in ask.items if fits(i, self.recipe.model.max_length)]
+            self.too_long += len(ask.items) - len(fitting)
+            for item in fitting:
+                if (key, item.id) not in stored:
+                    left[f"{item.id}@{ask.mode}/{ask.bugs}"] = ask, item
         if left:
             self.fleet.serve(model.path, model.version)
+            jobs = [replace(item, id=id, seed=self._seed(ask.key(model), item)) for id, (ask, item) in left.items()]
+            jobs.sort(key=lambda job: job.id)  # side by side what begins alike
             passed = total = 0
-            title = f"evaluation: {model.label}, {mode}{' of the fixed bugs' if bugs == 'fixed' else ''}"
-            with task(title, len(left)) as bar, PartWriter(self.parts) as writer:
-                for judged in sample_and_judge(left, self.problems, self.fleet):
-                    rows = [self._sample(judged, i, model, mode, round, bugs) for i in range(len(judged.completions))]
+            with task(f"evaluation: {model.label}, {_title(asks)}", len(jobs)) as bar, PartWriter(self.parts) as writer:
+                for judged in sample_and_judge(jobs, self.problems, self.fleet):
+                    ask, item = left[judged.item.id]
+                    told = replace(judged, item=item)
+                    rows = [self._sample(told, i, model, ask) for i in range(len(judged.completions))]
                     writer.add(rows)
                     passed, total = passed + sum(r.passed for r in rows), total + len(rows)
                     bar.advance(note=f"{passed}/{total} pass")
-        return sorted((s for s in self.parts.read() if s.key == key), key=lambda s: s.id)
+        found = [[s for s in self.parts.read() if s.key == ask.key(model)] for ask in asks]
+        return [sorted(samples, key=lambda s: s.id) for samples in found]
 
     def _seed(self, key: tuple[str, str, int, str], item: Item) -> int:
         """A seed of its own for each item and way to ask: the engine gives the n answers of a request seeds in a row,
@@ -215,19 +233,19 @@ class _Evaluator:
         """
         return zlib.crc32(f"{self.config.seed}/{key[1:]}/{item.id}".encode())
 
-    def _sample(self, judged: Judged, index: int, model: Candidate, mode: str, round: int, bugs: str) -> Sample:
+    def _sample(self, judged: Judged, index: int, model: Candidate, ask: Ask) -> Sample:
         attempt = to_attempt(judged, index, model.label)
         terms = judged.scores[index].terms
         return Sample(
-            id=f"{judged.item.id}@{model.label}/{mode}{round}/{bugs}/{index}",
+            id=f"{judged.item.id}@{model.label}/{ask.mode}{ask.round}/{ask.bugs}/{index}",
             parent_id=judged.item.id,
             problem_id=judged.item.problem_id,
             index=index,
             label=model.label,
             stage=model.stage,
-            mode=mode,
-            round=round,
-            bugs=bugs,
+            mode=ask.mode,
+            round=ask.round,
+            bugs=ask.bugs,
             passed=attempt.verdict.passed,
             weak=attempt.verdict.weak,
             status=attempt.verdict.status,
@@ -241,6 +259,10 @@ class _Evaluator:
             code=attempt.code,
             text=attempt.text,
         )
+
+
+def _title(asks: Sequence[Ask]) -> str:
+    return " and ".join(dict.fromkeys(ask.mode for ask in asks))
 
 
 def another_feedback(bug: Bug, feedbacks: Mapping[str, str]) -> str:
