@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.sharded_model import all_gather
-from ledex_ray.packing import Items, families_of, pack, plan_packing
+from ledex_ray.packing import MicroBatchPlan, alone, families_of, pack, plan_packing
 from ledex_ray.policy import RowTensors
 
-_DUMMY = (np.zeros(2, dtype=np.int32), np.array([False, True]))
+_DUMMY = ([np.zeros(2, dtype=np.int32)], [np.array([False, True])])
 """Two tokens, one prediction: what a short rank runs with weight zero, since ZeRO-3 gathers in each forward."""
 
 
@@ -45,7 +45,7 @@ class Sequences:
 class MicroBatch:
     """One packed row and the sequences in it; none for a dummy."""
 
-    items: Items
+    items: tuple[int, ...]
     row: RowTensors
 
     def gather(self, by_sequence: Sequence[Tensor]) -> Tensor:
@@ -75,14 +75,17 @@ class Packer:
 
     def share(self, sequences: Sequences) -> list[MicroBatch]:
         """This rank's micro-batches: as many as every other rank's, at least one."""
-        families = families_of(sequences.token_ids, sequences.loss_masks, self.share_prompts)
+        if self.share_prompts:
+            families = families_of(sequences.token_ids, sequences.loss_masks)
+        else:
+            families = alone([len(ids) for ids in sequences.token_ids])
         plan = plan_packing(families, self.tokens_per_micro_batch, dist.get_world_size(), self.max_families)
-        return [MicroBatch(items, self._row(items, sequences)) for items in plan[dist.get_rank()]]
+        return [self._micro_batch(families, sequences) for families in plan[dist.get_rank()]]
 
-    def _row(self, items: Items, sequences: Sequences) -> RowTensors:
-        chosen = sequences.subset(items) if items else Sequences([_DUMMY[0]], [_DUMMY[1]])
-        row = pack(chosen.token_ids, chosen.loss_masks, share_prompts=self.share_prompts)
-        return RowTensors.of(row, self.device)
+    def _micro_batch(self, families: MicroBatchPlan, sequences: Sequences) -> MicroBatch:
+        row = pack(sequences.token_ids, sequences.loss_masks, families) if families else pack(*_DUMMY)
+        items = tuple(item for family in families for item in family.items)
+        return MicroBatch(items, RowTensors.of(row, self.device))
 
     def map(self, sequences: Sequences, visit: Callable[[MicroBatch], Mapping[str, Tensor]]) -> dict[str, list[Tensor]]:
         """What `visit` gives for each token ([N] by name), of all ranks, as CPU tensors by sequence."""

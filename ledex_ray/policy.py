@@ -24,7 +24,7 @@ from transformers.utils import is_flash_attn_2_available
 from ledex_ray.config import LoraConfig
 from ledex_ray.errors import BadInput
 from ledex_ray.packed_attention import PACKED_ATTENTION
-from ledex_ray.packing import PackedRow, Span, pack
+from ledex_ray.packing import Family, PackedRow, Span, pack
 from ledex_ray.token_log_probs import TokenLogProbHead
 
 log = logging.getLogger(__name__)
@@ -186,6 +186,7 @@ def shares_prompts(lm: PreTrainedModel) -> bool:
 
 
 _PROMPT = 4
+_PAIR = Family((1, 2), (_PROMPT, 5, 2))
 _PROBE = tuple(np.array(ids, dtype=np.int32) for ids in ([1, 2, 3, 4, 5], range(3, 12), [3, 4, 5, 6, 14, 13]))
 """A sequence, and two that share a prompt."""
 
@@ -209,7 +210,8 @@ def _packs_exactly(lm: PreTrainedModel, implementation: str, reference: list[Ten
     logits = []
     for row in rows:
         masks = [np.arange(len(ids)) >= (1 if len(ids) == len(other) else _PROMPT) for ids in row]  # loss from there on
-        logits.append(head(trunk.hidden(RowTensors.of(pack(row, masks, share_prompts=together)))).float())
+        families = [Family((0,), (0, len(other))), _PAIR] if together else None
+        logits.append(head(trunk.hidden(RowTensors.of(pack(row, masks, families)))).float())
     expected = torch.cat([reference[0][:-1], *(logits_LV[_PROMPT - 1 : -1] for logits_LV in reference[1:])])
     got = logits[0] if together else torch.cat(logits)
     close = float((got - expected).norm() / expected.norm()) < (1e-4 if lm.dtype == torch.float32 else 3e-2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledex_ray.episodes import Episode, SupervisedExample
-from ledex_ray.packing import Family, Items, pack, plan_packing
+from ledex_ray.packing import LEAST_SAVED, Family, alone, families_of, pack, plan_packing
 from tests.learner.batches import episodes, examples
 
 FAMILIES = st.lists(st.tuples(st.integers(0, 100), st.lists(st.integers(2, 200), min_size=1, max_size=6)), max_size=20)
@@ -26,12 +27,6 @@ def laid_out(shapes: list[tuple[int, list[int]]]) -> list[Family]:
     return families
 
 
-def tokens_of(items: Items, families: list[Family]) -> int:
-    """Tokens laid for these items: each family's prompt once, each rest once."""
-    rests = {item: rest for f in families for item, rest in zip(f.items, f.span[1:], strict=True)}
-    return sum(f.span[0] for f in families if set(f.items) & set(items)) + sum(rests[item] for item in items)
-
-
 @given(FAMILIES, st.integers(64, 512), st.integers(1, 4))
 def test_every_sequence_once_and_as_many_micro_batches_on_each_rank(
     shapes: list[tuple[int, list[int]]], budget: int, world_size: int
@@ -40,29 +35,34 @@ def test_every_sequence_once_and_as_many_micro_batches_on_each_rank(
     plan = plan_packing(families, budget, world_size)
     assert len(plan) == world_size
     assert len({len(rank) for rank in plan}) == 1
-    assert sorted(i for rank in plan for items in rank for i in items) == [i for f in families for i in f.items]
-    alone = max((f.span[0] + rest for f in families for rest in f.span[1:]), default=0)
-    for items in (items for rank in plan for items in rank):
-        assert tokens_of(items, families) <= max(budget, alone)
+    laid = {
+        item: (f.span[0], rest) for f in chain(*chain(*plan)) for item, rest in zip(f.items, f.span[1:], strict=True)
+    }
+    assert laid == {item: (f.span[0], rest) for f in families for item, rest in zip(f.items, f.span[1:], strict=True)}
+    assert sum(len(f.items) for f in chain(*chain(*plan))) == len(laid)
+    longest = max((sum(parts) for parts in laid.values()), default=0)
+    for micro_batch in chain(*plan):
+        assert sum(family.size for family in micro_batch) <= max(budget, longest)
 
 
 def test_a_model_that_cannot_be_packed_gets_one_sequence_a_micro_batch() -> None:
-    plan = plan_packing([Family((i,), (0, 10 + i)) for i in range(5)], 512, 2, max_families=1)
-    assert sorted(len(items) for rank in plan for items in rank) == [0, 1, 1, 1, 1, 1]
+    plan = plan_packing(alone([10, 11, 12, 13, 14]), 512, 2, max_families=1)
+    assert sorted(len(micro_batch) for micro_batch in chain(*plan)) == [0, 1, 1, 1, 1, 1]
 
 
 @given(FAMILIES, st.integers(300, 512), st.integers(1, 4))
 def test_ranks_are_balanced(shapes: list[tuple[int, list[int]]], budget: int, world_size: int) -> None:
     families = laid_out(shapes)
     plan = plan_packing(families, budget, world_size)
-    loads = [sum(tokens_of(items, families) for items in rank) for rank in plan]
+    loads = [sum(family.size for family in chain(*rank)) for rank in plan]
     assert max(loads) - min(loads) <= 2 * max((f.size for f in families), default=0)
 
 
 def test_a_group_is_cut_where_ranks_would_be_idle_and_kept_whole_where_not() -> None:
     group = Family(tuple(range(8)), (30, *[20] * 8))
-    assert [sorted(rank) for rank in plan_packing([group], 512, 1)] == [[tuple(range(8))]]
-    assert sorted(len(items) for rank in plan_packing([group], 512, 4) for items in rank) == [2, 2, 2, 2]
+    assert plan_packing([group], 512, 1) == [[(group,)]]
+    pieces = [family for family in chain(*chain(*plan_packing([group], 512, 4)))]
+    assert [len(piece.items) for piece in pieces] == [2, 2, 2, 2]
 
 
 def test_the_same_input_gives_the_same_plan() -> None:
@@ -70,20 +70,52 @@ def test_the_same_input_gives_the_same_plan() -> None:
     assert plan_packing(families, 96, 2) == plan_packing(list(families), 96, 2)
 
 
-@pytest.mark.parametrize("share_prompts", [False, True])
-def test_a_row_predicts_answer_tokens_alone_and_from_their_own_sequence(share_prompts: bool) -> None:
+TOKENS = st.lists(st.integers(0, 2), min_size=2, max_size=12)
+
+
+@given(st.lists(st.tuples(TOKENS, st.integers(1, 12)), min_size=1, max_size=24))
+def test_families_share_what_their_sequences_begin_with_and_never_cost_tokens(
+    drawn: list[tuple[list[int], int]],
+) -> None:
+    token_ids = [np.array(tokens, dtype=np.int32) for tokens, _ in drawn]
+    masks = [np.arange(len(tokens)) >= min(start, len(tokens) - 1) for tokens, start in drawn]
+    families = families_of(token_ids, masks)
+    assert sorted(item for family in families for item in family.items) == list(range(len(drawn)))
+    for family in families:
+        shared, *rests = family.span
+        assert len({token_ids[item][:shared].tobytes() for item in family.items}) == 1
+        assert not any(masks[item][:shared].any() for item in family.items)
+        assert [shared + rest for rest in rests] == [len(token_ids[item]) for item in family.items]
+        assert (len(family.items) == 1) == (shared == 0)
+        apart = sum(len(token_ids[item]) for item in family.items)
+        assert len(family.items) == 1 or apart - family.size >= LEAST_SAVED * apart
+    assert families == families_of(token_ids, masks)
+
+
+def test_two_ways_to_ask_about_one_wrong_solution_are_a_family_and_another_problem_is_not() -> None:
+    system, one, other = list(range(5)), list(range(10, 60)), list(range(60, 110))
+    prompts = [[*system, *one, 1], [*system, *other, 1], [*system, *one, 2], [*system, *other, 2, 3]]
+    token_ids = [np.array([*prompt, 7, 8, 9], dtype=np.int32) for prompt in prompts]
+    masks = [np.arange(len(ids)) >= len(prompt) for ids, prompt in zip(token_ids, prompts, strict=True)]
+    assert families_of(token_ids, masks) == [Family((0, 2), (55, 4, 4)), Family((1, 3), (55, 4, 5))]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_row_predicts_answer_tokens_alone_and_from_their_own_sequence(shared: bool) -> None:
     batch: list[SupervisedExample | Episode] = [*examples(9, seed=4), *episodes(8)]
-    row = pack([e.token_ids for e in batch], [e.loss_mask for e in batch], share_prompts=share_prompts)
+    token_ids, masks = [e.token_ids for e in batch], [e.loss_mask for e in batch]
+    families = families_of(token_ids, masks) if shared else alone([len(ids) for ids in token_ids])
+    row = pack(token_ids, masks, families)
     laid = sum(sum(span) for span in row.spans)
-    whole = sum(len(e.token_ids) for e in batch)
+    whole = sum(map(len, token_ids))
     assert len(row.token_ids_T) == len(row.position_ids_T) == laid
-    assert laid < whole if share_prompts else laid == whole
+    assert laid < whole if shared else laid == whole
     predicted = 0
-    for example, count in zip(batch, row.counts, strict=True):
+    for item, count in zip((item for family in families for item in family.items), row.counts, strict=True):
         where = row.predict_N[predicted : predicted + count]
-        answer = np.flatnonzero(example.loss_mask[1:]) + 1
-        assert (row.target_N[predicted : predicted + count] == example.token_ids[answer]).all()
-        assert (row.token_ids_T[where] == example.token_ids[answer - 1]).all()
+        answer = np.flatnonzero(masks[item][1:]) + 1
+        assert (row.target_N[predicted : predicted + count] == token_ids[item][answer]).all()
+        assert (row.token_ids_T[where] == token_ids[item][answer - 1]).all()
         assert (row.position_ids_T[where] == answer - 1).all()
         predicted += count
     assert predicted == len(row.predict_N)
@@ -95,14 +127,16 @@ def test_a_shared_prompt_changes_neither_log_probs_nor_gradients(name: str, requ
 
     policy = Policy(load_lm(request.getfixturevalue(name), "float32"))
     batch = episodes(12, seed=5)
-    weights = torch.from_numpy(np.random.default_rng(0).normal(size=4096)).float()
+    token_ids, masks = [e.token_ids for e in batch], [e.loss_mask for e in batch]
+    families = families_of(token_ids, masks)
+    order = [item for family in families for item in family.items]
+    apart_row = pack([token_ids[item] for item in order], [masks[item] for item in order])
+    weights = torch.from_numpy(np.random.default_rng(0).normal(size=len(apart_row.target_N))).float()
     found = []
-    for share_prompts in (False, True):
-        packed = pack([e.token_ids for e in batch], [e.loss_mask for e in batch], share_prompts=share_prompts)
-        row = RowTensors.of(packed)
+    for row in (RowTensors.of(apart_row), RowTensors.of(pack(token_ids, masks, families))):
         log_probs_N, _, _ = policy(row, torch.ones(len(row.target_N)))
         policy.zero_grad()
-        (log_probs_N @ weights[: len(log_probs_N)]).backward()
+        (log_probs_N @ weights).backward()
         gradients = {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}
         found.append((log_probs_N.detach(), gradients))
     (apart, expected), (shared, got) = found
