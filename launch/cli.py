@@ -17,6 +17,7 @@ from launch.doctor import doctor
 from launch.judge import judge
 from launch.plan import plan
 from launch.score import score
+from launch.submit import submit
 from ledex_ray.config import Recipe, load_recipe
 from ledex_ray.errors import BadInput
 
@@ -137,6 +138,7 @@ def quickstart(
 app.command()(judge)
 app.command()(score)
 app.command()(plan)
+app.command()(submit)
 app.command()(doctor)
 
 
@@ -152,3 +154,7 @@ def main() -> None:
     except KeyboardInterrupt:
         console.print("ledex: interrupted; the same command resumes", style="yellow")
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

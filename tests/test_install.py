@@ -24,7 +24,7 @@ LIGHT_MODULES = {
     "ledex_ray": "config problems readers records prompts passk comparison mutants episodes",
     "reward": "judge scorer codebleu compose",
     "actors": "pool sandbox",
-    "launch": "cli judge score doctor",
+    "launch": "cli judge score doctor submit plan",
 }
 WITHOUT_ENGINES = """
 import importlib, importlib.abc, sys
