@@ -151,6 +151,10 @@ class Pool(Generic[T]):
         """Names of members, of one health where given."""
         return tuple(name for name, m in self._members.items() if health is None or m.health is health)
 
+    def holding(self) -> tuple[str, ...]:
+        """Names of members that hold a lease."""
+        return tuple(name for name, m in self._members.items() if m.leases)
+
     # Leases
 
     def assign(self) -> list[Lease[T]]:

@@ -3,7 +3,8 @@
 Used alike by clients of the sandboxes and of the rollout engines (each describes its calls as a `Service`). Several
 clients may share the same actors: an overdue lease ends its actor only if that has made no progress for as long.
 Actors are expected to be restarted by Ray when they die, and to have `ready()` (what they are, once they serve) and
-`stalled_seconds()` (how long they have been busy without progress); both are answered while they work.
+`stalled_seconds()` (how long they have been busy without progress); both are answered while they work. Who the actors
+are may change while a pool runs: its `Service` then says whom to ask.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ R = TypeVar("R")
 POLL_SECONDS = 0.2
 FETCH_SECONDS = 30.0
 PROBE_SECONDS = 1.0
+MEMBERS_SECONDS = 1.0
 ANSWER_SECONDS = 10.0
 
 
@@ -67,6 +69,8 @@ class Service(Generic[T, R]):
     accept: Callable[[R], bool] = lambda result: True  # False: another actor should try, at most twice
     refused: Callable[[R], bool] = lambda result: False  # True: the actor cannot serve before it is `usable` again
     usable: Callable[[str, Any, Any], bool] = lambda name, handle, info: True  # asked with what `ready` gave
+    # Told every second how many items are unfinished and which members hold some; its result: the actors by name.
+    members: Callable[[int, tuple[str, ...]], ray.ObjectRef] | None = None
 
 
 class RayPool(Generic[T, R]):
@@ -84,6 +88,9 @@ class RayPool(Generic[T, R]):
         self._actors: dict[str, _Actor] = {}
         self._calls: dict[ray.ObjectRef, Lease[T]] = {}
         self._out: list[tuple[str, R | Dropped]] = []
+        self._asked_members: ray.ObjectRef | None = None
+        self._next_members = 0.0
+        self._dead: set[str] = set()
         for name, handle in actors.items():
             self.join(name, handle)
 
@@ -94,6 +101,7 @@ class RayPool(Generic[T, R]):
 
     def retire(self, name: str) -> None:
         """Gives the actor no more work; what it holds is waited for."""
+        self._actors[name].probe = None
         self._pool.retire(name)
 
     @property
@@ -134,6 +142,7 @@ class RayPool(Generic[T, R]):
         """Results that are there, waiting up to `timeout` seconds for the first. Raises NoMembers."""
         deadline = time.monotonic() + timeout
         while True:
+            self._update_members()
             self._look_after_members()
             self._start_calls()
             self._collect(0.0 if self._out else max(0.0, min(POLL_SECONDS, deadline - time.monotonic())))
@@ -202,6 +211,30 @@ class RayPool(Generic[T, R]):
         if self._pool.unfinished and not self._serving() and shortest > 2 * self._service.ready_seconds:
             raise NoMembers("; ".join(f"{name}: {a.reason}" for name, a in self._actors.items()) or "no actors")
 
+    def _update_members(self) -> None:
+        """Takes in actors that have come and retires those that are to go."""
+        now = time.monotonic()
+        if self._service.members is None:
+            return
+        if self._asked_members is None:
+            if now >= self._next_members:
+                self._next_members = now + MEMBERS_SECONDS
+                self._asked_members = self._service.members(self.unfinished, self._pool.holding())
+            return
+        if not ray.wait([self._asked_members], timeout=0)[0]:
+            return
+        asked, self._asked_members = self._asked_members, None
+        try:
+            actors: dict[str, Any] = ray.get(asked, timeout=FETCH_SECONDS)
+        except (ray.exceptions.RayError, TimeoutError) as error:  # those we know serve on
+            log.warning("who the actors are is not known: %s", _first_line(error))
+            return
+        here = set(self._pool.members())
+        for name in actors.keys() - here - self._dead:
+            self.join(name, actors[name])
+        for name in here - actors.keys():
+            self.retire(name)
+
     def _serving(self) -> tuple[str, ...]:
         return self._pool.members(Health.READY) + self._pool.members(Health.RETIRING)
 
@@ -213,6 +246,7 @@ class RayPool(Generic[T, R]):
             actor.reason = _first_line(error)
             actor.next_probe = time.monotonic() + PROBE_SECONDS
             if watchdog.whereabouts(actor.handle).state == "DEAD":
+                self._dead.add(name)
                 self._pool.retire(name)
             return
         if not self._service.usable(name, actor.handle, info):

@@ -33,6 +33,7 @@ from actors.precision import openmp_environment
 from actors.ray_pool import RayPool, Service
 from actors.rollout_actor import RolloutActor
 from ledex_ray.config import ModelConfig, RolloutConfig
+from ledex_ray.placement import TRACE
 
 __all__ = [
     "Completion",
@@ -218,7 +219,7 @@ class RolloutGroup:
             ray.remote(RolloutActor)
             .options(
                 name=f"rollout-{self._name}-{index}",
-                num_cpus=0,
+                num_cpus=0 if self.config.gpus else TRACE,
                 max_restarts=-1,
                 max_task_retries=0,
                 max_concurrency=1000,
@@ -233,10 +234,10 @@ class RolloutGroup:
         config = self.config
         if config.tensor_parallel == 1:
             return "uni", {"num_gpus": config.gpus}
-        largest = max(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])
-        if not config.gpus or largest >= config.tensor_parallel:
-            return "mp", {"num_gpus": config.gpus}
-        group = ray.util.placement_group([{"GPU": 1}] * config.tensor_parallel, strategy="PACK")
+        if not config.gpus or config.placement == "NODE":
+            return "mp", {"num_gpus": config.gpus * config.tensor_parallel}
+        bundles = [{"GPU": config.gpus}] * config.tensor_parallel
+        group = ray.util.placement_group(bundles, strategy=config.placement)
         ray.get(group.ready(), timeout=config.ready_seconds)
         self._placement.append(group)
         strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(

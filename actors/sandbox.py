@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -133,18 +132,14 @@ def no_code(problem: Problem, tier: str) -> Verdict:
 class SandboxClient:
     """Scores through the sandboxes it was given. Holds handles and settings alone, so it can be sent anywhere.
 
-    In the driver, `demand` hears how many requests are begun (+1) and done (-1), and may add actors.
+    With a `board` (sandbox_group.py) it says there how much waits, wherever it runs, and takes on the sandboxes that
+    are added for it.
     """
 
-    def __init__(
-        self, actors: Mapping[str, Any], config: SandboxConfig, demand: Callable[[int], None] | None = None
-    ) -> None:
+    def __init__(self, actors: Mapping[str, Any], config: SandboxConfig, board: Any = None) -> None:
         self._actors = dict(actors)
         self._config = config
-        self._demand = demand
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_demand": None}
+        self._board = board
 
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
         """One result a request, as they finish; `requests` is read no faster than sandboxes work.
@@ -152,27 +147,17 @@ class SandboxClient:
         A verdict INFRA says that several actors failed at it: never a reward. Raises ValueError for an id given twice,
         NoMembers when no sandbox comes back in time.
         """
-        demand = self._demand or (lambda change: None)
-        begun = 0
-
-        def items() -> Iterator[tuple[str, ScoreRequest]]:
-            nonlocal begun
-            for request in requests:
-                begun += 1
-                demand(+1)
-                yield request.id, request
-
-        pool: RayPool[ScoreRequest, ScoreResult] = RayPool(self._actors, self._service())
+        name = uuid.uuid4().hex
+        pool: RayPool[ScoreRequest, ScoreResult] = RayPool(self._actors, self._service(name))
         try:
-            for request_id, result in pool.map(items()):
-                begun -= 1
-                demand(-1)
+            for request_id, result in pool.map((request.id, request) for request in requests):
                 yield _given_up(request_id, result) if isinstance(result, Dropped) else result
         finally:
-            demand(-begun)
+            if self._board is not None:
+                self._board.leave.remote(name)
 
-    def _service(self) -> Service[ScoreRequest, ScoreResult]:
-        config = self._config
+    def _service(self, name: str) -> Service[ScoreRequest, ScoreResult]:
+        config, board = self._config, self._board
         return Service(
             call=lambda actor, items: actor.score.remote(items),
             # Progress is by program, so the silence allowed does not grow with the batch.
@@ -181,60 +166,8 @@ class SandboxClient:
             batch_size=config.batch_size,
             leases_per_member=LEASES,
             accept=lambda result: result.verdict is None or result.verdict.status is not Status.INFRA,
+            members=None if board is None else lambda waiting, holds: board.post.remote(name, waiting, holds),
         )
-
-
-class SandboxGroup:
-    """The sandbox actors of a run, one a core of the cluster unless the recipe says otherwise.
-
-    With `max_actors` the group grows while this process waits for more than its actors hold; an actor for which there
-    is no room yet is what makes an autoscaling cluster add a node. Requests of clients sent elsewhere do not count.
-    """
-
-    def __init__(self, config: SandboxConfig) -> None:
-        self.config = config
-        self._name = uuid.uuid4().hex[:6]
-        self._lock = threading.Lock()
-        self._waiting = 0
-        self._actors: dict[str, Any] = {}
-        for _ in range(config.actors or max(1, int(ray.cluster_resources().get("sandbox", 1)))):
-            self._add()
-
-    def _add(self) -> None:
-        name = f"sandbox-{self._name}-{len(self._actors)}"
-        self._actors[name] = (
-            ray.remote(concurrency_groups={"control": 2})(SandboxActor)  # type: ignore[call-overload]
-            .options(
-                name=name,
-                num_cpus=0,
-                resources={"sandbox": 1},
-                max_restarts=-1,
-                max_task_retries=0,
-            )
-            .remote(self.config)
-        )
-
-    def _demand(self, change: int) -> None:
-        with self._lock:
-            self._waiting += change
-            full = len(self._actors) * self.config.batch_size * LEASES
-            if change > 0 and self._waiting > full and len(self._actors) < (self.config.max_actors or 0):
-                log.info("%d requests wait for %d sandboxes; one more", self._waiting, len(self._actors))
-                self._add()
-
-    @property
-    def actors(self) -> dict[str, Any]:
-        """The actors' handles by name."""
-        return dict(self._actors)
-
-    def client(self) -> SandboxClient:
-        """A client of all sandboxes there are now."""
-        return SandboxClient(self._actors, self.config, self._demand)
-
-    def shutdown(self) -> None:
-        """Ends every sandbox; their children end with them."""
-        for actor in self._actors.values():
-            ray.kill(actor)
 
 
 def _given_up(request_id: str, dropped: Dropped) -> ScoreResult:

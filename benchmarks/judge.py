@@ -215,7 +215,8 @@ def measure(names: list[str], verdicts: int, workers: int, evalplus_at: Path | N
 def through_ray(verdicts: int, workers: int) -> dict[str, float]:
     """Verdicts a second of the sandbox actors behind their pool, and of as many bare judges, interleaved."""
     from actors.local_ray import start_ray
-    from actors.sandbox import SandboxGroup, ScoreRequest
+    from actors.sandbox import ScoreRequest
+    from actors.sandbox_group import SandboxGroup
     from ledex_ray.config import SandboxConfig
     from reward.judge import judge_many
     from reward.terms import TextJob

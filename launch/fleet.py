@@ -6,7 +6,7 @@ they end with the driver.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -15,26 +15,39 @@ from typing import Self
 
 import ray
 
+from actors.capacity import make_room
 from actors.embedder import EmbedderActor
 from actors.local_ray import start_ray
 from actors.precision import openmp_environment
 from actors.rollout import RolloutGroup
-from actors.sandbox import SandboxGroup
+from actors.sandbox_group import SandboxGroup
 from launch.console import log
 from launch.model_cache import resolve_encoder, resolve_model
 from ledex_ray.chat import Renderer
 from ledex_ray.config import ModelConfig, Recipe
+from ledex_ray.errors import BadInput
+from ledex_ray.placement import TRACE, phases
 
 
 class Fleet:
-    """Rollout engines, sandboxes and the embedder of one run, and the tokenizer they agree on."""
+    """Rollout engines, sandboxes and the embedder of one run, and the tokenizer they agree on.
 
-    def __init__(self, recipe: Recipe) -> None:
+    Raises BadInput where the cluster has no place for what one of the stages (default: all of the recipe's) needs.
+    """
+
+    def __init__(self, recipe: Recipe, stages: Collection[str] | None = None) -> None:
         self.recipe = recipe
         self.model_path = resolve_model(recipe.model.name)
         self._started: list[RolloutGroup | SandboxGroup] = []
         self._owns_ray = not ray.is_initialized()
         start_ray()
+        try:
+            for stage, demands in phases(recipe, stages).items():
+                log.debug("%s asks for %s", stage, ", ".join(map(str, demands)))
+                make_room(demands, max(recipe.rollout.ready_seconds, recipe.learner.ready_seconds))
+        except BadInput:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -76,8 +89,9 @@ class Fleet:
     @cached_property
     def embedder(self) -> ray.actor.ActorHandle:
         """The actor that holds the explanation encoder."""
+        # Sandbox nodes have no torch.
         return EmbedderActor.options(  # type: ignore[attr-defined]
-            runtime_env={"env_vars": openmp_environment(1)}
+            num_cpus=TRACE, runtime_env={"env_vars": openmp_environment(1)}
         ).remote(str(resolve_encoder(self.recipe.reward.encoder)))
 
     @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 
 from actors.local_ray import start_ray
-from actors.sandbox import SandboxGroup, ScoreRequest
+from actors.sandbox import ScoreRequest
+from actors.sandbox_group import SandboxGroup
 from ledex_ray.config import SandboxConfig
 from ledex_ray.problems import Limits, Problem
 from ledex_ray.records import Verdict

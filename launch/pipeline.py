@@ -64,7 +64,7 @@ def _run_stages(run: RunDirectory, stages: list[str]) -> None:
 
     tracker = Tracker(run)
     try:
-        with Fleet(run.recipe) as fleet:
+        with Fleet(run.recipe, stages) as fleet:
             for stage in stages:
                 _stage(run, stage, _function(stage, run, fleet, tracker))
     finally:

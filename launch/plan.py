@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.precision import resolve_precision
+from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
+from ledex_ray.placement import phases, unmet
 from ledex_ray.planner import GIB, Plan, read_shape
 from ledex_ray.planner import plan as make_plan
 
@@ -22,16 +24,19 @@ def plan(
     gpu_memory: Annotated[
         float | None, typer.Option(min=1, help="GiB of one GPU; with --gpus 0, of the whole machine.")
     ] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes over which the GPUs are spread evenly.")] = 1,
 ) -> None:
     """Show memory and placement of a recipe before anything is started; exit 1 where it does not fit.
 
-    Example: ledex plan quickstart --gpus 8 --gpu-memory 80 model=Qwen/Qwen2.5-Coder-7B-Instruct
+    Example: ledex plan codellama_7b --gpus 8 --gpu-memory 80
     """
     from launch.cli import read_recipe
 
     resolved = read_recipe(recipe, overrides)
     if gpus and gpu_memory is None:
         raise BadInput("--gpu-memory", "is missing", expected="GiB of one GPU, e.g. --gpu-memory 80")
+    if gpus % nodes:
+        raise BadInput("--nodes", f"does not divide --gpus {gpus}", given=nodes)
     if gpus:
         learner = resolved.learner.model_copy(update={"gpus": resolved.learner.gpus or 1})
         rollout = resolved.rollout.model_copy(update={"gpus": resolved.rollout.gpus or 1})
@@ -40,9 +45,11 @@ def plan(
     precision = resolve_precision(resolved.model.dtype, gpus)
     memory = gpu_memory if gpu_memory is not None else _machine_gib()
     made = make_plan(resolved, shape, precision=precision, gpus=gpus, gpu_memory_gb=memory)
-    where = f"{gpus} GPUs of {memory:g} GiB" if gpus else f"a CPU machine of {memory:.0f} GiB"
+    over = f" on {nodes} nodes" if nodes > 1 else ""
+    where = f"{gpus} GPUs of {memory:g} GiB{over}" if gpus else f"a CPU machine of {memory:.0f} GiB"
     _show(made, f"{resolved.model.name}: {shape.parameters / 1e6:,.0f} M parameters, {precision}, on {where}")
-    if not made.fits:
+    homeless = _show_placement(resolved, gpus, nodes)
+    if homeless or not made.fits:
         raise typer.Exit(1)
 
 
@@ -60,6 +67,19 @@ def _show(made: Plan, title: str) -> None:
         console.print(f"GPUs taken: {made.gpus_needed:g}")
     for line in made.advice:
         console.print(f"does not fit: {line}", style="red", markup=False)
+
+
+def _show_placement(recipe: Recipe, gpus: int, nodes: int) -> bool:
+    """Prints what each stage asks the scheduler for; whether GPU nodes as given lack a place for some of it."""
+    console = Console()
+    homeless = False
+    for stage, demands in phases(recipe).items():
+        console.print(f"{stage} asks for {', '.join(f'{d} {d.strategy}' for d in demands) or 'nothing'}", markup=False)
+        on_gpus = [demand for demand in demands if any(bundle.get("GPU") for bundle in demand.bundles)]
+        for demand in unmet(on_gpus, [{"GPU": gpus / nodes}] * nodes):
+            console.print(f"no place on {nodes} x {gpus // nodes} GPUs for {demand}", style="red", markup=False)
+            homeless = True
+    return homeless
 
 
 def _configuration(name: str) -> Path:

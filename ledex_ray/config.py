@@ -42,11 +42,16 @@ class ModelConfig(Section):
 class ProblemsConfig(Section):
     """Which problems each stage reads, as SPEC strings (see docs: formats)."""
 
-    train: str = "bundled@train"
+    train: str | tuple[str, ...] = Field("bundled@train", description="One set, or several as a list.")
     validation: str = "bundled@validation"
     heldout: tuple[str, ...] = ("bundled@heldout",)
     limit: int | None = Field(None, ge=1, description="Use only the first N problems of each set.")
     feedback: Literal["all", "public"] = Field("public", description="Tests whose results a prompt may show.")
+
+    @property
+    def train_sets(self) -> tuple[str, ...]:
+        """`train` as a list."""
+        return (self.train,) if isinstance(self.train, str) else self.train
 
 
 class SandboxConfig(Section):
@@ -54,12 +59,21 @@ class SandboxConfig(Section):
 
     python: str | None = Field(None, description="Interpreter that runs candidates; default: the distribution's own.")
     floor: Literal["A", "B", "C", "none"] = Field("B", description="Weakest isolation tier accepted.")
-    actors: int | None = Field(None, ge=1, description="Sandbox actors; default: one a core of the cluster.")
-    max_actors: int | None = Field(None, ge=1, description="Upper bound of a pool that grows with its queue.")
+    actors: int | None = Field(
+        None, ge=1, description="Sandbox actors; default: one a core of the cluster, or 1 with max_actors."
+    )
+    max_actors: int | None = Field(None, ge=1, description="The pool grows with its queue up to so many, and shrinks.")
+    idle_seconds: float = Field(120.0, gt=0, description="After which sandboxes that nothing waits for are ended.")
     batch_size: int = Field(16, ge=1, description="Programs a Ray call.")
     cpu_seconds: float = Field(5.0, gt=0)
     memory_mb: int = Field(1024, ge=64)
     deadline_seconds: float = Field(180.0, gt=0, description="After which a silent call is killed and requeued.")
+
+    @model_validator(mode="after")
+    def _most_is_not_below_least(self) -> SandboxConfig:
+        if self.max_actors is not None and self.max_actors < (self.actors or 1):
+            raise ValueError(f"max_actors must be at least sandbox.actors={self.actors}")
+        return self
 
 
 class RolloutConfig(Section):
@@ -67,7 +81,10 @@ class RolloutConfig(Section):
 
     actors: int = Field(1, ge=1)
     tensor_parallel: int = Field(1, ge=1)
-    gpus: float = Field(0, ge=0, description="GPUs an actor; 0 runs the CPU engine.")
+    gpus: float = Field(0, ge=0, description="GPUs each of an engine's tensor_parallel workers; 0: the CPU engine.")
+    placement: Literal["NODE", "PACK", "SPREAD"] = Field(
+        "NODE", description="An engine's workers: all on one node, or over nodes by a placement group."
+    )
     max_num_seqs: int = Field(64, ge=1)
     max_num_batched_tokens: int = Field(2048, ge=64)
     kv_cache_gb: float = Field(1.0, gt=0, description="CPU engine: memory of the KV cache.")

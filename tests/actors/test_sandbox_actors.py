@@ -12,7 +12,8 @@ from dataclasses import replace
 import pytest
 import ray
 
-from actors.sandbox import SandboxClient, SandboxGroup, ScoreRequest, ScoreResult
+from actors.sandbox import SandboxClient, ScoreRequest, ScoreResult
+from actors.sandbox_group import SandboxGroup
 from ledex_ray.config import SandboxConfig
 from ledex_ray.problems import AssertTest, Limits, Problem
 from ledex_ray.records import Status, TestStatus
@@ -33,12 +34,7 @@ SLOW = "def add(a, b):\n    import time\n    time.sleep({seconds})\n    return a
 
 @pytest.fixture(scope="module")
 def group(ray_session: None) -> Iterator[SandboxGroup]:
-    """One sandbox that its queue makes two."""
-    sandboxes = SandboxGroup(SandboxConfig(actors=1, max_actors=2, batch_size=4, floor="C", deadline_seconds=20.0))
-    assert len(list(sandboxes.client().score([request(f"g{i}", RIGHT) for i in range(8)]))) == 8
-    assert len(sandboxes.actors) == 1  # as many as one holds
-    assert len(list(sandboxes.client().score([request(f"g{i}", RIGHT) for i in range(40)]))) == 40
-    assert len(sandboxes.actors) == 2
+    sandboxes = SandboxGroup(SandboxConfig(actors=2, batch_size=4, floor="C", deadline_seconds=20.0))
     yield sandboxes
     sandboxes.shutdown()
 
