@@ -14,8 +14,15 @@ TRAINABLE = ("train", "prompt", "")
 
 
 def training_problems(recipe: Recipe) -> dict[str, Problem]:
-    """The training set by id. Raises BadInput where the recipe names test, validation or held-out problems."""
-    return _by_id(_trained_on("problems.train", recipe.problems.train, TRAINABLE), recipe.problems.limit)
+    """The training sets by id. Raises BadInput where the recipe names test, validation or held-out problems."""
+    found: dict[str, Problem] = {}
+    for spec in recipe.problems.train_sets:
+        problems = _by_id(_trained_on("problems.train", spec, TRAINABLE), recipe.problems.limit)
+        twice = next((i for i in problems if i in found), None)
+        if twice is not None:
+            raise BadInput("recipe key 'problems.train'", f"two of its sets have a problem {twice}", given=spec)
+        found |= problems
+    return found
 
 
 def validation_problems(recipe: Recipe) -> dict[str, Problem]:
@@ -26,7 +33,7 @@ def validation_problems(recipe: Recipe) -> dict[str, Problem]:
 
 def heldout_problems(recipe: Recipe) -> dict[str, Problem]:
     """All held-out sets by id."""
-    seen = {p.text for p in ready_problems(recipe.problems.train)}
+    seen = {p.text for spec in recipe.problems.train_sets for p in ready_problems(spec)}
     held: dict[str, Problem] = {}
     for spec in recipe.problems.heldout:
         for problem in _limited(ready_problems(spec), recipe.problems.limit):
