@@ -14,6 +14,7 @@ import typer
 
 from launch.console import configure_logging, console
 from launch.doctor import doctor
+from launch.inspect import inspect
 from launch.judge import judge
 from launch.plan import plan
 from launch.score import score
@@ -137,6 +138,7 @@ def quickstart(
 app.command()(judge)
 app.command()(score)
 app.command()(plan)
+app.command()(inspect)
 app.command()(doctor)
 
 

@@ -17,6 +17,7 @@ import jinja2
 
 from launch import figures
 from launch.rundir import RunDirectory, read_parts, write_atomically
+from launch.shown import shown
 from ledex_ray.comparison import article_table
 from ledex_ray.config import dump_recipe, recipe_hash
 from ledex_ray.evaluation import Sample
@@ -159,8 +160,8 @@ def repair_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, st
 def _example(sample: Sample) -> Example:
     return Example(
         title=sample.problem_id,
-        explanation=_shown(sample.explanation),
-        diff=tuple(_diff(_shown(sample.wrong_code), _shown(sample.code))),
+        explanation=_cut(sample.explanation),
+        diff=tuple(_diff(_cut(sample.wrong_code), _cut(sample.code))),
     )
 
 
@@ -170,7 +171,5 @@ def _diff(before: str, after: str) -> list[tuple[str, str]]:
     return [(kinds.get(line[0], "same"), line) for line in lines if not line.startswith("?")]
 
 
-def _shown(text: str) -> str:
-    """Model text with a bounded length and nothing that a terminal or a browser would act on."""
-    cut = "\n".join(text[:MOST_CHARACTERS].splitlines()[:MOST_LINES])
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in cut)
+def _cut(text: str) -> str:
+    return shown(text, MOST_CHARACTERS, MOST_LINES).text
