@@ -47,6 +47,9 @@ class ProblemsConfig(Section):
     heldout: tuple[str, ...] = ("bundled@heldout",)
     limit: int | None = Field(None, ge=1, description="Use only the first N problems of each set.")
     feedback: Literal["all", "public"] = Field("public", description="Tests whose results a prompt may show.")
+    allow_contaminated: bool = Field(
+        False, description="Measure held-out problems that are trained on too, under a name that says so."
+    )
 
 
 class SandboxConfig(Section):
@@ -235,7 +238,13 @@ class EvaluationConfig(Section):
 
     sampling: SamplingConfig = SamplingConfig(n=10, temperature=0.8)
     k: tuple[PositiveInt, ...] = (1, 10)
-    rounds: int = Field(1, ge=1, le=5)
+    rounds: int = Field(1, ge=1, le=5, description="Refinements in a row of a sample that stays wrong.")
+    models: dict[str, str] = Field(
+        {}, description="Other models to measure as well: label to hub id or path (LoRA adapters too)."
+    )
+    feedback: tuple[Literal["public", "all"], ...] = Field(
+        (), description="Tests whose results refinements are shown, one pass each; none: problems.feedback."
+    )
     modes: tuple[Literal["direct", "explain", "resample", "random_feedback", "no_feedback"], ...] = (
         "direct",
         "explain",
