@@ -80,7 +80,9 @@ class Evaluator:
         wrong solution differ in their last sentences alone, so that the engine computes the rest of the prompt once.
         """
         with self._serving(model):
-            first = [solve_item(p, self.renderer, self.config.sampling, self.config.seed) for p in self._all()]
+            first = [
+                solve_item(p, self.renderer, self.config.sampling, self.config.seed) for p in self.problems.values()
+            ]
             (initial,) = self._collect(model, [Ask("initial", 0, "null", "", first, {})])
             bugs = self._bug_set(model, initial)
             one = self.config.sampling.model_copy(update={"n": 1})
@@ -116,9 +118,6 @@ class Evaluator:
             finally:
                 self.engines, self.renderer = None, self.fleet.renderer
 
-    def _all(self) -> Sequence[Problem]:
-        return list(self.problems.values())
-
     def _ways(self) -> list[tuple[str, Feedback]]:
         """The (mode, feedback) pairs to refine under; showing none needs no second pass."""
         kinds = feedback_kinds(self.recipe)
@@ -151,7 +150,7 @@ class Evaluator:
         kind = feedback_kinds(self.recipe)[0]
         costs = {s.parent_id: s.cost for s in self.parts.read() if s.key == (model.label, "explain", 1, "own", kind)}
         items = []
-        for problem in self._all():
+        for problem in self.problems.values():
             own = [s for s in initial if s.problem_id == problem.id]
             budget = max((costs.get(s.id, 0) for s in own), default=0)
             if not budget:
