@@ -114,12 +114,27 @@ def evaluate(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = Fal
 
 
 @app.command()
-def report(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Write the HTML report of a run from its files.
+def report(
+    names: Annotated[
+        list[str], typer.Argument(metavar="RECIPE [KEY=VALUE]... | RUN RUN...", help="One recipe, or runs to compare.")
+    ],
+    out: Annotated[Path, typer.Option(help="Where the comparison of several runs goes.")] = Path("comparison.html"),
+) -> None:
+    """Write the HTML report of a run from its files, or one page that compares several runs.
 
-    Example: ledex report quickstart
+    Example: ledex report quickstart, or: ledex report paper hardened --out arms.html
     """
-    _run(read_recipe(recipe, overrides), "report", False)
+    runs = [name for name in names if "=" not in name]
+    if len(runs) < 2:
+        _run(read_recipe(names[0], names[1:]), "report", False)
+        return
+    if len(runs) < len(names):
+        raise BadInput("ledex report", "overrides make no sense for several runs", given=set(names) - set(runs))
+    from launch.compare import compare
+    from launch.summary import print_table
+
+    print_table("held-out problems, percent with 95 % intervals", *compare(runs, out))
+    console.print(f"Comparison: {out}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from launch.console import console
-from launch.rundir import runs_folder
-from ledex_ray.config import Recipe, load_recipe
+from launch.rundir import find_run
 from ledex_ray.errors import BadInput
 
 HOST = "127.0.0.1"
@@ -43,22 +41,6 @@ def inspect(
     console.print(f"{root}: {address}  (Ctrl-C ends it)", highlight=False, markup=False, soft_wrap=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     server.run(sockets=[listener])
-
-
-def find_run(run: str) -> tuple[Path, Recipe]:
-    """The directory of a run, given by name or path, and its recipe. BadInput where there is none."""
-    for root in (runs_folder() / run, Path(run)):
-        if (root / "recipe.yaml").is_file():
-            return root.resolve(), load_recipe(root / "recipe.yaml")
-    known = sorted(p.parent.name for p in runs_folder().glob("*/recipe.yaml"))
-    raise BadInput(
-        "RUN",
-        "no such run",
-        given=run,
-        expected=f"a run directory, or one of {', '.join(known)}"
-        if known
-        else f"a run directory ({runs_folder()} has no runs)",
-    )
 
 
 def _listener(port: int) -> socket.socket:

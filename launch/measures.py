@@ -48,10 +48,22 @@ def measure(
     `models` maps labels to names of models, the untrained one first; `feedback` is the recipe's own kind, which results
     carry that show none.
     """
+    found = every_figure(samples, {id: p.benchmark for id, p in problems.items()}, config, models, feedback)
+    return Evaluation(tuple(m.result for m in found), tuple(_comparisons(found, config, next(iter(models), ""))))
+
+
+def every_figure(
+    samples: Sequence[Sample],
+    benchmarks: Mapping[str, str],
+    config: EvaluationConfig,
+    models: Mapping[str, str],
+    feedback: Literal["all", "public"],
+) -> list[Measured]:
+    """Every figure of an evaluation with the tally it came from; `benchmarks` maps problems to their sets."""
     default = config.feedback[0] if config.feedback else feedback
     found: list[Measured] = []
-    for benchmark in sorted({p.benchmark for p in problems.values()}):
-        chosen = [s for s in samples if problems[s.problem_id].benchmark == benchmark and s.status != Status.INFRA]
+    for benchmark in sorted(set(benchmarks.values())):
+        chosen = [s for s in samples if benchmarks[s.problem_id] == benchmark and s.status != Status.INFRA]
         for label, model in models.items():
             own = [s for s in chosen if s.label == label]
             if own:
@@ -67,7 +79,7 @@ def measure(
                     seed=config.seed,
                 )
                 found += _Model(first, benchmark, own, config).results()
-    return Evaluation(tuple(m.result for m in found), tuple(_comparisons(found, config, next(iter(models), ""))))
+    return found
 
 
 @dataclass(frozen=True)

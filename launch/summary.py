@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -16,17 +17,24 @@ NEXT = """Next: open {report} in a browser.
   ledex quickstart run=plain reward.arm=hardened    another reward"""
 
 
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table whose first two columns are words and the others figures; nothing for no rows."""
+    if not rows:
+        return
+    table = Table(title=title)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index < 2 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
 def print_summary(root: Path) -> None:
     """Prints the evaluation's table and the report's path, as far as the run has them."""
     evaluation = root / "evaluation" / "heldout" / "evaluation.json"
     if evaluation.exists():
         header, rows = article_table(json.loads(evaluation.read_text()))
-        table = Table(title=f"{root.name}: held-out problems, percent with 95 % intervals")
-        for index, name in enumerate(header):
-            table.add_column(name, justify="left" if index < 2 else "right")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+        print_table(f"{root.name}: held-out problems, percent with 95 % intervals", header, rows)
     report = root / "report" / "report.html"
     if report.exists():
         console.print(NEXT.format(report=report), highlight=False, markup=False, soft_wrap=True)

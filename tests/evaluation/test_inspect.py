@@ -24,7 +24,7 @@ from launch.browse.app import make_app
 from launch.browse.diff import side_by_side
 from launch.browse.index import Filter, RunIndex
 from launch.browse.tokens import answer_tokens
-from launch.inspect import find_run
+from launch.rundir import find_run
 from launch.shown import shown, visible
 from ledex_ray.config import load_recipe
 from ledex_ray.episode_store import EpisodeStore
