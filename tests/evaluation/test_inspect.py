@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
-import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from urllib.parse import urlencode
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +29,7 @@ from ledex_ray.episode_store import EpisodeStore
 from ledex_ray.errors import BadInput
 from tests.evaluation.browser import Page
 from tests.evaluation.sample_run import HOSTILE, RIGHT, WRONG, byte_tokenizer, episode
+from tests.evaluation.serving import served
 
 Serve = Callable[..., str]
 
@@ -38,23 +37,12 @@ Serve = Callable[..., str]
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     """Serves a run for real, on loopback; gives back the address."""
-    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
+    with contextlib.ExitStack() as stack:
 
-    def start(root: Path, follow: bool = False) -> str:
-        app = make_app(root, load_recipe(root / "recipe.yaml"), follow)
-        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.02)
-        servers.append((server, thread))
-        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        def start(root: Path, follow: bool = False) -> str:
+            return stack.enter_context(served(make_app(root, load_recipe(root / "recipe.yaml"), follow)))
 
-    yield start
-    for server, thread in servers:
-        server.should_exit = True
-        thread.join(timeout=20)
+        yield start
 
 
 def get(url: str, **headers: str) -> tuple[int, str]:
