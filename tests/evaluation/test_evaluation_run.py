@@ -1,4 +1,4 @@
-"""`ledex run` of an evaluation with real engines: every control, two rounds, both feedbacks, another model beside it."""
+"""An evaluation by `ledex run` and real engines: every control, two rounds, both feedbacks, another model beside it."""
 
 from __future__ import annotations
 
