@@ -20,6 +20,7 @@ from launch import figures, figures_answers
 from launch.costs import costs, stage_seconds
 from launch.rundir import RunDirectory, read_parts, write_atomically
 from launch.shown import shown
+from launch.synthesis_summary import TABLE, table_rows
 from ledex_ray.comparison import MODES, article_table
 from ledex_ray.config import dump_recipe, recipe_hash
 from ledex_ray.evaluation import Sample
@@ -92,7 +93,9 @@ def gather(run: RunDirectory) -> dict[str, Any]:
         "comparisons": comparison_rows(results["comparisons"]) if results else [],
         "repair": repair_rows(results["results"]) if results else [],
         "evaluation": run.summary("evaluation/heldout"),
-        "synthesis": run.summary("synthesis"),
+        "synthesis": {k: v for k, v in run.summary("synthesis").items() if k != "table"},
+        "table_1": table_rows(run.summary("synthesis")),
+        "table_1_header": TABLE,
         "sft": run.summary("sft"),
         "ppo": run.summary("ppo"),
         "plots": plots(run, samples, results["results"] if results else []),

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from launch.console import console
+from launch.synthesis_summary import TABLE, table_rows
 from ledex_ray.comparison import article_table
 
 NEXT = """Next: open {report} in a browser.
@@ -31,6 +32,10 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 
 def print_summary(root: Path) -> None:
     """Prints the evaluation's table and the report's path, as far as the run has them."""
+    synthesis = root / "synthesis" / "DONE.json"
+    if synthesis.exists():
+        rows = table_rows(json.loads(synthesis.read_text()))
+        print_table(f"{root.name}: training data (the paper's Table 1)", TABLE, rows)
     evaluation = root / "evaluation" / "heldout" / "evaluation.json"
     if evaluation.exists():
         header, rows = article_table(json.loads(evaluation.read_text()))

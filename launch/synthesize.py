@@ -16,6 +16,7 @@ from launch.parts import Parts, PartWriter
 from launch.problem_sets import training_problems
 from launch.rundir import RunDirectory
 from launch.seeding import seeded_trajectories
+from launch.synthesis_summary import summarize, table_1
 from launch.teaching import taught, teacher_cost
 from ledex_ray.chat import Renderer
 from ledex_ray.config import Recipe, SamplingConfig
@@ -36,7 +37,9 @@ def synthesize(run: RunDirectory, fleet: Fleet) -> None:
     if recipe.synthesis.seeded_bugs:
         _seed_bugs(run, fleet, problems)
     summary = summarize(attempts, wrong, refinements, load_trajectories(run))
-    run.finish(STAGE, summary | teacher_cost(refinements, recipe))
+    rows = table_1(attempts, refinements, {p.id: p.benchmark for p in problems.values()})
+    log.info("synthesis: %s", ", ".join(f"{k} {v}" for k, v in summary.items()))
+    run.finish(STAGE, summary | teacher_cost(refinements, recipe) | {"table": rows})
 
 
 def require_synthesis(run: RunDirectory) -> None:
@@ -262,26 +265,3 @@ def _seed_bugs(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem])
     # Attempts first: a refinement whose attempt is missing would be an orphan after a kill between the two.
     attempts.append(new_attempts)
     refinements.append(new_refinements)
-
-
-def summarize(
-    attempts: Sequence[Attempt],
-    wrong: Sequence[Attempt],
-    refinements: Sequence[Refinement],
-    trajectories: Sequence[Trajectory],
-) -> dict[str, int]:
-    """Counts for the paper's Table 1: unique, correct, wrong and verified, and the seeded ones apart."""
-    verified = sum(r.verdict.passed and not r.verdict.weak for r in refinements)
-    summary = {
-        "solutions": len(attempts),
-        "unique": len({(a.problem_id, a.normal_hash) for a in attempts}),
-        "correct": sum(a.verdict.passed for a in attempts),
-        "infra": sum(a.verdict.status is Status.INFRA for a in attempts),
-        "wrong": len(wrong),
-        "refinements": len(refinements),
-        "verified": verified,
-        "copied": sum(r.copied for r in refinements),
-        "seeded": sum(t.attempt.provenance.source == "seeded" for t in trajectories),
-    }
-    log.info("synthesis: %s", ", ".join(f"{k} {v}" for k, v in summary.items()))
-    return summary
