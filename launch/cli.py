@@ -17,6 +17,7 @@ from launch.doctor import doctor
 from launch.inspect import inspect
 from launch.judge import judge
 from launch.plan import plan
+from launch.rundir import find_run
 from launch.score import score
 from ledex_ray.config import Recipe, load_recipe
 from ledex_ray.errors import BadInput
@@ -116,7 +117,10 @@ def evaluate(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = Fal
 @app.command()
 def report(
     names: Annotated[
-        list[str], typer.Argument(metavar="RECIPE [KEY=VALUE]... | RUN RUN...", help="One recipe, or runs to compare.")
+        list[str],
+        typer.Argument(
+            metavar="RECIPE_OR_RUN [KEY=VALUE]... | RUN RUN...", help="One recipe or run, or runs to compare."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Where the comparison of several runs goes.")] = Path("comparison.html"),
 ) -> None:
@@ -126,7 +130,7 @@ def report(
     """
     runs = [name for name in names if "=" not in name]
     if len(runs) < 2:
-        _run(read_recipe(names[0], names[1:]), "report", False)
+        _run(_recipe_or_run(names[0], names[1:]), "report", False)
         return
     if len(runs) < len(names):
         raise BadInput("ledex report", "overrides make no sense for several runs", given=set(names) - set(runs))
@@ -135,6 +139,14 @@ def report(
 
     print_table("held-out problems, percent with 95 % intervals", *compare(runs, out))
     console.print(f"Comparison: {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _recipe_or_run(name: str, overrides: list[str]) -> Recipe:
+    """The recipe of this name; where there is none, that of the run of this name."""
+    if name in packaged_recipes() or Path(name).is_file():
+        return read_recipe(name, overrides)
+    root, recipe = find_run(name)
+    return load_recipe(root / "recipe.yaml", overrides) if overrides else recipe
 
 
 @app.command()

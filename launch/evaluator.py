@@ -7,6 +7,7 @@ refinements of one fixed bug set, the same for all models (section 8). Resumes a
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from launch.console import log, task
 from launch.fleet import Fleet
 from launch.jobs import Item, Judged, sample_and_judge
 from launch.parts import Parts, PartWriter
-from launch.rundir import RunDirectory
+from launch.rundir import RunDirectory, write_atomically
 from launch.synthesize import fits, pick_wrong, refine_item, solve_item, to_attempt
 from ledex_ray.chat import Renderer
 from ledex_ray.config import EvaluationConfig, Recipe, SamplingConfig
@@ -79,6 +80,9 @@ class Evaluator:
         The first refinements, of its own failures and of the fixed bugs, are sampled in one stream: those of one
         wrong solution differ in their last sentences alone, so that the engine computes the rest of the prompt once.
         """
+        finished = self.run.path(STAGE, "sampled", f"{model.label}.json")
+        if model.other and finished.exists():
+            return  # a resumed evaluation starts no engines to find out that there is nothing to ask
         with self._serving(model):
             first = [
                 solve_item(p, self.renderer, self.config.sampling, self.config.seed) for p in self.problems.values()
@@ -99,6 +103,8 @@ class Evaluator:
                     failing[way] = [answer for answer in found if _still_wrong(answer)]
             if "resample" in self.config.modes:
                 self._resample(model, initial)
+        if model.other:
+            write_atomically(finished, json.dumps({"model": model.other}))
 
     def warn(self) -> None:
         """Says what was left out."""

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
@@ -263,7 +263,7 @@ class EvaluationConfig(Section):
     sampling: SamplingConfig = SamplingConfig(n=10, temperature=0.8)
     k: tuple[PositiveInt, ...] = (1, 10)
     rounds: int = Field(1, ge=1, le=5, description="Refinements in a row of a sample that stays wrong.")
-    models: dict[str, str] = Field(
+    models: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$")], str] = Field(
         {}, description="Other models to measure as well: label to hub id or path (LoRA adapters too)."
     )
     feedback: tuple[Literal["public", "all"], ...] = Field(

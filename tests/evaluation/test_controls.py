@@ -99,6 +99,15 @@ def test_refinements_see_the_recipes_feedback_unless_the_evaluation_names_kinds(
     assert feedback_kinds(recipe_from_tree({"evaluation": {"feedback": ["all", "public"]}})) == ("all", "public")
 
 
+def test_other_models_have_labels_that_can_name_files() -> None:
+    assert recipe_from_tree({"evaluation": {"models": {"qwen 0.5b": "Qwen/x"}}}).evaluation.models == {
+        "qwen 0.5b": "Qwen/x"
+    }
+    for label in ("", "../up", "a/b"):
+        with pytest.raises(BadInput, match=r"evaluation\.models"):
+            recipe_from_tree({"evaluation": {"models": {label: "Qwen/x"}}})
+
+
 @pytest.mark.parametrize(
     ("status", "error", "kind"),
     [
