@@ -52,6 +52,7 @@ def compare(names: Sequence[str], out: Path) -> tuple[list[str], list[list[str]]
             header=table[0],
             rows=table[1],
             differences=[row for run in runs[1:] for row in differences(runs[0], run)],
+            unmeasured=[run.name for run in runs if not run.results],
             differing=[(run.name, differing_keys(_unnamed(runs[0]), _unnamed(run))) for run in runs[1:]],
             costs=[(run.name, cost) for run in runs for cost in costs(run.root, run.recipe)],
             plots=_plots(runs),
