@@ -109,7 +109,7 @@ def ppo(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = False) -
 def evaluate(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = False) -> None:
     """Measure every trained stage on held-out problems: pass@k, repair rates, baselines, intervals.
 
-    Example: ledex evaluate quickstart
+    Example: ledex evaluate benchmarks evaluation.models.mine=runs/quickstart/ppo/model
     """
     _run(read_recipe(recipe, overrides), "evaluate", fresh)
 

@@ -90,7 +90,8 @@ class RunIndex:
     @property
     def state(self) -> str:
         """Changes whenever the index does."""
-        return f"{len(self._parts)}-{self.table.num_rows}"
+        newest = max((stamp[0] for stamp, _ in self._parts.values()), default=0)
+        return f"{len(self._parts)}-{self.table.num_rows}-{newest}"
 
     def refresh(self) -> None:
         """Reads the parts that are new; forgets those that are gone."""
@@ -98,14 +99,11 @@ class RunIndex:
         unreadable: dict[str, str] = {}
         for source in SOURCES:
             for path in sorted(self.root.glob(source.pattern)):
-                stat = path.stat()
-                stamp = (stat.st_mtime_ns, stat.st_size)
-                known = self._parts.get(path)
-                if known is not None and known[0] == stamp:
-                    found[path] = known
-                    continue
-                try:
-                    found[path] = (stamp, self._read(path, source))
+                try:  # a run that resumes may take a part away or write it again
+                    stat = path.stat()
+                    stamp = (stat.st_mtime_ns, stat.st_size)
+                    known = self._parts.get(path)
+                    found[path] = known if known and known[0] == stamp else (stamp, self._read(path, source))
                 except (pa.ArrowInvalid, KeyError, OSError) as error:
                     unreadable[str(path.relative_to(self.root))] = f"{type(error).__name__}: {error}"[:200]
         self.unreadable = unreadable
