@@ -72,6 +72,7 @@ def _run_stages(run: RunDirectory, stages: list[str]) -> None:
         with Fleet(run.recipe) as fleet:
             for stage in stages:
                 _stage(run, stage, _function(stage, run, fleet, tracker))
+                tracker.publish(stage)
     finally:
         tracker.close()
 

@@ -292,7 +292,8 @@ class TrackingConfig(Section):
     wandb: Literal["auto", "offline", "online", "disabled"] = Field(
         "auto", description="auto: online when an API key is set, else offline."
     )
-    project: str = "ledex-ray"
+    project: str = Field("ledex-ray", description="On wandb; a run's stages are grouped under its name.")
+    tensorboard: bool = Field(False, description="Curves for TensorBoard as well, in the run's folder tensorboard/.")
 
 
 class Recipe(Section):

@@ -8,10 +8,8 @@ from __future__ import annotations
 import types
 from typing import Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from ledex_ray.config import Recipe
 
@@ -23,7 +21,7 @@ A recipe is a YAML file of these sections, or the name of a packaged one (`launc
 command line by its dotted name: `ledex run quickstart sft.epochs=1 evaluation.rounds=3`. An unknown key, a wrong type
 or a value out of range is refused, with the nearest right name.
 """
-BOUNDS = {Ge: (">=", "ge"), Gt: (">", "gt"), Le: ("<=", "le"), Lt: ("<", "lt")}
+BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 def reference() -> str:
@@ -67,15 +65,20 @@ def _table(
     says = (section.__doc__ or "").strip().split("\n")[0]
     lines = [f"\n## {title}\n\n{says}\n\n| key | takes | default | |", "|---|---|---|---|"]
     for name, field in fields.items():
-        default = _shown(getattr(given, name) if given is not None else field.default)
+        usual = getattr(given, name) if given is not None else field.default
+        default = "must be given" if field.is_required() else _shown(usual)
         cells = (f"`{prefix}{name}`", _takes(field), default, field.description or "")
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 
 def _takes(field: FieldInfo) -> str:
-    bounds = [f"{sign} {getattr(m, attribute):g}" for m in field.metadata for kind, (sign, attribute) in BOUNDS.items()
-              if isinstance(m, kind)]  # fmt: skip
+    bounds = [
+        f"{sign} {getattr(limit, name):g}"
+        for limit in field.metadata
+        for name, sign in BOUNDS.items()
+        if hasattr(limit, name)
+    ]
     return _named(field.annotation) + (f", {', '.join(bounds)}" if bounds else "")
 
 
@@ -103,8 +106,6 @@ def _kinds(kind: Any) -> tuple[Any, ...]:
 
 def _shown(value: Any) -> str:
     """A default as a recipe would have it."""
-    if value is PydanticUndefined:
-        return "must be given"
     if value is None or value in ("", (), {}):
         return "nothing"
     if isinstance(value, tuple):
