@@ -66,7 +66,7 @@ def test_stages_are_runs_of_one_group_with_curves_tables_and_the_report(run: Run
             history.setdefault(item.key or ".".join(item.nested_key), []).append(item.value_json)
     assert [float(v) for v in history["ppo/reward"]] == [0.5, 1.0] and "ppo/note" not in history
     tables = {name: history.get(f"{name}._type") for name in ("ppo/last_answers", "evaluation/answers")}
-    assert tables == dict.fromkeys(tables, ['"table-file"'])
+    assert tables == {name: ['"table-file"'] for name in tables}
     artifacts = {r.artifact.name: r.artifact.type for f in files for r in records(f) if r.HasField("artifact")}
     artifacts |= {
         r.request.log_artifact.artifact.name: r.request.log_artifact.artifact.type
