@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from launch.figures import COLOURS, INK, legend, legend_below, subplots
+from launch.figures import COLOURS, INK, legend_below, subplots
 from ledex_ray.evaluation import Sample
 
 MOST_ERRORS = 8
@@ -52,7 +52,8 @@ def rounds_curve(results: Sequence[Mapping[str, Any]]) -> Figure | None:
         axes.set_title(f"{benchmark}: pass@1, percent")
         axes.set_xlabel("rounds of refinement", color=INK)
         axes.set_xticks(sorted({r["round"] for r in chosen}))
-        legend(axes)
+    legend_below(figure, grid[0])
+    figure.set_size_inches(8, 3.6)
     return figure
 
 
@@ -82,11 +83,16 @@ def verdict_flow(samples: Sequence[Sample]) -> Figure | None:
 
 
 def flow_of(samples: Sequence[Sample], label: str) -> dict[str, Counter[str]]:
-    """By kind of error of a wrong first sample, how many of each outcome its refinement with explanation had."""
+    """By kind of error of a wrong first sample, how many of each outcome its refinement with explanation had.
+
+    Where two kinds of feedback were measured, that of the public tests counts.
+    """
+    kinds = {s.feedback_from for s in samples}
+    kind = "public" if "public" in kinds else next(iter(kinds - {""}), "")
     first = {s.id: s for s in samples if s.label == label and s.mode == "initial"}
     found: dict[str, Counter[str]] = {}
     for s in samples:
-        if (s.label, s.mode, s.round, s.bugs) == (label, "explain", 1, "own") and s.parent_id in first:
+        if s.key == (label, "explain", 1, "own", kind) and s.parent_id in first:
             before = first[s.parent_id]
             error = before.error or before.status.lower()
             after = s.error or s.status.lower()

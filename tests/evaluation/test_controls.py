@@ -61,10 +61,10 @@ def test_feedback_of_all_tests_is_a_row_of_its_own_and_held_against_that_of_publ
     _, rows = article_table(evaluation.to_json())
     assert [row[1] for row in rows] == [
         "initial",
-        "explain, then revise, feedback of all tests",
         "explain, then revise, feedback of public tests",
+        "explain, then revise, feedback of all tests",
     ]
-    assert "75.0" in rows[1][2] and "25.0" in rows[2][2]
+    assert "25.0" in rows[1][2] and "75.0" in rows[2][2]
 
 
 def test_each_round_adds_what_it_repaired() -> None:
