@@ -169,7 +169,7 @@ def legend_below(figure: Figure, axes: Axes) -> None:
             handles,
             labels,
             loc="outside lower center",
-            ncols=len(labels),
+            ncols=min(len(labels), 4),
             frameon=False,
             labelcolor=INK,
             fontsize="small",
