@@ -14,8 +14,10 @@ import typer
 
 from launch.console import configure_logging, console
 from launch.doctor import doctor
+from launch.inspect import inspect
 from launch.judge import judge
 from launch.plan import plan
+from launch.rundir import find_run
 from launch.score import score
 from launch.submit import submit
 from ledex_ray.config import Recipe, load_recipe
@@ -108,18 +110,44 @@ def ppo(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = False) -
 def evaluate(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = False) -> None:
     """Measure every trained stage on held-out problems: pass@k, repair rates, baselines, intervals.
 
-    Example: ledex evaluate quickstart
+    Example: ledex evaluate benchmarks evaluation.models.mine=runs/quickstart/ppo/model
     """
     _run(read_recipe(recipe, overrides), "evaluate", fresh)
 
 
 @app.command()
-def report(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Write the HTML report of a run from its files.
+def report(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE_OR_RUN [KEY=VALUE]... | RUN RUN...", help="One recipe or run, or runs to compare."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Where the comparison of several runs goes.")] = Path("comparison.html"),
+) -> None:
+    """Write the HTML report of a run from its files, or one page that compares several runs.
 
-    Example: ledex report quickstart
+    Example: ledex report quickstart, or: ledex report paper hardened --out arms.html
     """
-    _run(read_recipe(recipe, overrides), "report", False)
+    runs = [name for name in names if "=" not in name]
+    if len(runs) < 2:
+        _run(_recipe_or_run(names[0], names[1:]), "report", False)
+        return
+    if len(runs) < len(names):
+        raise BadInput("ledex report", "overrides make no sense for several runs", given=set(names) - set(runs))
+    from launch.compare import compare
+    from launch.summary import print_table
+
+    print_table("held-out problems, percent with 95 % intervals", *compare(runs, out))
+    console.print(f"Comparison: {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _recipe_or_run(name: str, overrides: list[str]) -> Recipe:
+    """The recipe of this name; where there is none, that of the run of this name."""
+    if name in packaged_recipes() or Path(name).is_file():
+        return read_recipe(name, overrides)
+    root, recipe = find_run(name)
+    return load_recipe(root / "recipe.yaml", overrides) if overrides else recipe
 
 
 @app.command()
@@ -139,6 +167,7 @@ app.command()(judge)
 app.command()(score)
 app.command()(plan)
 app.command()(submit)
+app.command()(inspect)
 app.command()(doctor)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -38,7 +39,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 def reward_curves(history: Rows) -> Figure:
     """R(r), R(e) and their sum by iteration, and the terms they are made of."""
-    figure, (left, right) = _axes(2)
+    figure, (left, right) = subplots(2)
     _lines(left, history, {"reward": "R(r) + R(e)", "reward_refinement": "R(r)", "reward_explanation": "R(e)"})
     left.set_title("reward")
     _lines(right, history, REWARD_TERMS)
@@ -48,7 +49,7 @@ def reward_curves(history: Rows) -> Figure:
 
 def policy_curves(history: Rows) -> Figure:
     """KL to the reference, and how the update went."""
-    figure, (left, right) = _axes(2)
+    figure, (left, right) = subplots(2)
     _lines(left, history, {"kl": "KL to the SFT model"})
     left.set_title("KL")
     _lines(right, history, {"clip_fraction": "clipped", "behaviour_gap_mean": "|old - mu|", "truncated": "cut off"})
@@ -58,7 +59,7 @@ def policy_curves(history: Rows) -> Figure:
 
 def pass_curves(history: Rows) -> Figure:
     """Pass rate of refinements in training by iteration, and on validation bugs."""
-    figure, (axes,) = _axes(1)
+    figure, (axes,) = subplots(1)
     passed = [{**row, "pass_rate": row.get("verdict_passed", 0) / max(row.get("episodes", 1), 1)} for row in history]
     _lines(axes, passed, {"pass_rate": "training", "validation_pass_rate": "validation"}, marker="o")
     axes.set_title("refinements that pass every test")
@@ -68,7 +69,7 @@ def pass_curves(history: Rows) -> Figure:
 
 def loss_curve(history: Rows) -> Figure:
     """SFT loss by step."""
-    figure, (axes,) = _axes(1)
+    figure, (axes,) = subplots(1)
     _lines(axes, history, {"loss": "training", "validation_loss": "validation"}, marker=".")
     axes.set_title("SFT loss a token")
     axes.set_xlabel("step", color=INK)
@@ -77,7 +78,7 @@ def loss_curve(history: Rows) -> Figure:
 
 def verdict_bars(samples: Sequence[Sample]) -> Figure:
     """Share of each verdict by model and mode."""
-    figure, (axes,) = _axes(1)
+    figure, (axes,) = subplots(1)
     groups = sorted({(s.label, s.mode) for s in samples if s.bugs != "fixed"}, key=_group_order, reverse=True)
     names = [f"{label}, {mode}" for label, mode in groups]
     counts = [Counter(s.status for s in samples if (s.label, s.mode) == g and s.bugs != "fixed") for g in groups]
@@ -89,18 +90,32 @@ def verdict_bars(samples: Sequence[Sample]) -> Figure:
             left = [a + b for a, b in zip(left, shares, strict=True)]
     axes.set_xlim(0, 1)
     axes.set_title("verdicts")
-    _legend(axes)
-    figure.set_size_inches(8, 1.2 + 0.32 * len(groups))
+    legend_below(figure, axes)
+    figure.set_size_inches(8, 1.5 + 0.32 * len(groups))
     return figure
 
 
 def time_bars(seconds: Mapping[str, float]) -> Figure:
     """Where the time went, by stage."""
-    figure, (axes,) = _axes(1)
+    figure, (axes,) = subplots(1)
     names = list(seconds)[::-1]
     axes.barh(names, [seconds[n] / 60 for n in names], color=COLOURS[0])
     axes.set_title("minutes by stage")
     figure.set_size_inches(8, 0.9 + 0.35 * max(len(names), 1))
+    return figure
+
+
+def overlay(histories: Mapping[str, Rows], name: str) -> Figure:
+    """One metric by iteration, a line a run."""
+    figure, (axes,) = subplots(1)
+    for colour, (run, history) in zip(itertools.cycle(COLOURS), histories.items(), strict=False):
+        points = [(row["step"], row[name]) for row in history if row.get(name) is not None]
+        if points:
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, values, marker=".", color=colour, label=run)
+    axes.set_title(name.replace("_", " "))
+    axes.set_xlabel("iteration", color=INK)
+    legend(axes)
     return figure
 
 
@@ -118,7 +133,8 @@ def _group_order(group: tuple[str, str]) -> tuple[int, int]:
     return (stages.index(label) if label in stages else 9, modes.index(mode) if mode in modes else 9)
 
 
-def _axes(count: int) -> tuple[Figure, Sequence[Axes]]:
+def subplots(count: int) -> tuple[Figure, Sequence[Axes]]:
+    """So many plots side by side, legible on white and on black."""
     figure, grid = plt.subplots(1, count, figsize=(8, 2.9), squeeze=False, layout="constrained")
     for axes in grid[0]:
         axes.tick_params(colors=INK)
@@ -136,9 +152,25 @@ def _lines(axes: Axes, history: Rows, names: Mapping[str, str], marker: str = ".
             steps, values = zip(*points, strict=True)
             axes.plot(steps, values, marker=marker, color=colour, label=label)
     axes.set_xlabel("iteration", color=INK)
-    _legend(axes)
+    legend(axes)
 
 
-def _legend(axes: Axes) -> None:
+def legend(axes: Axes) -> None:
+    """A legend where something is named."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, labelcolor=INK, fontsize="small")
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """One legend for all plots of a figure, where it covers none of them."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=min(len(labels), 4),
+            frameon=False,
+            labelcolor=INK,
+            fontsize="small",
+        )

@@ -1,7 +1,8 @@
 """From judged samples to the figures of an evaluation: pass@k, repair and copy rates, the resample baseline, pairs.
 
 What is compared (METHOD, sections 6 and 8): each model against the less trained ones, in each mode and on the fixed bug
-set; and within each model its refinements against fresh samples at equal cost. Infrastructure faults are left out.
+set; and within each model its refinements against fresh samples at equal cost, against the same without feedback or
+with another problem's, and feedback of all tests against that of the public ones. Infrastructure faults are left out.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ledex_ray.comparison import STAGES, Comparison, Evaluation, Key, Metric, Mode, Result, compared, measured
+from ledex_ray.comparison import STAGES, Comparison, Evaluation, Key, Metric, Result, compared, measured
 from ledex_ray.config import EvaluationConfig
 from ledex_ray.evaluation import Sample
 from ledex_ray.passk import Tally, tally_of
 from ledex_ray.problems import Problem
 from ledex_ray.records import Status
 
+KINDS: tuple[Literal["public", "all"], ...] = ("public", "all")
 Place = tuple[str, Metric, int | None]  # benchmark, metric, k
 
 
@@ -41,10 +43,27 @@ def measure(
     models: Mapping[str, str],
     feedback: Literal["all", "public"],
 ) -> Evaluation:
-    """Every figure and every comparison of an evaluation. `models` maps labels to names of models."""
+    """Every figure and every comparison of an evaluation.
+
+    `models` maps labels to names of models, the untrained one first; `feedback` is the recipe's own kind, which results
+    carry that show none.
+    """
+    found = every_figure(samples, {id: p.benchmark for id, p in problems.items()}, config, models, feedback)
+    return Evaluation(tuple(m.result for m in found), tuple(_comparisons(found, config, next(iter(models), ""))))
+
+
+def every_figure(
+    samples: Sequence[Sample],
+    benchmarks: Mapping[str, str],
+    config: EvaluationConfig,
+    models: Mapping[str, str],
+    feedback: Literal["all", "public"],
+) -> list[Measured]:
+    """Every figure of an evaluation with the tally it came from; `benchmarks` maps problems to their sets."""
+    default = config.feedback[0] if config.feedback else feedback
     found: list[Measured] = []
-    for benchmark in sorted({p.benchmark for p in problems.values()}):
-        chosen = [s for s in samples if problems[s.problem_id].benchmark == benchmark and s.status != Status.INFRA]
+    for benchmark in sorted(set(benchmarks.values())):
+        chosen = [s for s in samples if benchmarks[s.problem_id] == benchmark and s.status != Status.INFRA]
         for label, model in models.items():
             own = [s for s in chosen if s.label == label]
             if own:
@@ -55,12 +74,12 @@ def measure(
                     mode="initial",
                     round=0,
                     bugs=None,
-                    feedback=feedback,
+                    feedback=default,
                     temperature=config.sampling.temperature,
                     seed=config.seed,
                 )
                 found += _Model(first, benchmark, own, config).results()
-    return Evaluation(tuple(m.result for m in found), tuple(_comparisons(found, config)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -76,14 +95,20 @@ class _Model:
         initial = [s for s in self.samples if s.mode == "initial"]
         found = self._pass_at_k(self.first, initial, {s.id for s in initial if s.passed}, initial)
         for mode in ("direct", "explain", "random_feedback", "no_feedback"):
-            found += self._refined(mode, initial)
+            for kind in dict.fromkeys((self.first.feedback, *KINDS)):
+                found += self._refined(replace(self.first, mode=mode, feedback=kind), initial)
         if "resample" in self.config.modes:
             found += self._resampled(initial)
         return found
 
-    def _refined(self, mode: Mode, initial: Sequence[Sample]) -> list[Measured]:
+    def _asked(self, key: Key, bugs: str) -> list[Sample]:
+        """The samples of one way to refine."""
+        chosen = (s for s in self.samples if (s.mode, s.bugs) == (key.mode, bugs))
+        return [s for s in chosen if (s.feedback_from or self.first.feedback) == key.feedback]
+
+    def _refined(self, base: Key, initial: Sequence[Sample]) -> list[Measured]:
         found: list[Measured] = []
-        own = [s for s in self.samples if s.mode == mode and s.bugs == "own"]
+        own = self._asked(base, "own")
         right, origin = {s.id for s in initial if s.passed}, {s.id: s.id for s in initial}
         for round in range(1, max((s.round for s in own), default=0) + 1):
             for s in (s for s in own if s.round == round):
@@ -92,15 +117,15 @@ class _Model:
                 origin[s.id] = origin[s.parent_id]
                 right |= {origin[s.id]} if s.passed else set()
             asked = [s for s in own if s.round <= round]
-            key = replace(self.first, mode=mode, round=round, bugs="own")
+            key = replace(base, round=round, bugs="own")
             found += self._pass_at_k(key, initial, right, [*initial, *asked])
             found += self._rates(key, asked)
-        fixed = [s for s in self.samples if s.mode == mode and s.bugs == "fixed"]
-        return found + self._rates(replace(self.first, mode=mode, round=1, bugs="fixed"), fixed)
+        return found + self._rates(replace(base, round=1, bugs="fixed"), self._asked(base, "fixed"))
 
     def _resampled(self, initial: Sequence[Sample]) -> list[Measured]:
         fresh = [s for s in self.samples if s.mode == "resample"]
-        refined = {s.parent_id: s for s in self.samples if (s.mode, s.round, s.bugs) == ("explain", 1, "own")}
+        explained = self._asked(replace(self.first, mode="explain"), "own")
+        refined = {s.parent_id: s for s in explained if s.round == 1}
         outcome = resample_outcomes(refined.values(), fresh, self.config.seed)
         right = {s.id for s in initial if s.passed or outcome.get(s.id)}
         key = replace(self.first, mode="resample", round=1, bugs="own")
@@ -165,23 +190,41 @@ def resample_outcomes(refined: Iterable[Sample], fresh: Sequence[Sample], seed: 
     return outcome
 
 
-def _comparisons(found: Sequence[Measured], config: EvaluationConfig) -> Iterable[Comparison]:
-    """The pairs that answer a question: was anything learned, and does debugging beat sampling again?"""
+def _comparisons(found: Sequence[Measured], config: EvaluationConfig, first: str) -> Iterable[Comparison]:
+    """The pairs that answer a question: was anything learned, does debugging beat sampling again, is feedback used?"""
     by_key = {(m.result.key, m.place): m for m in found}
     asked = [m for m in found if m.result.key.mode != "resample" and m.result.metric != "copy_rate"]
     for b in asked:
         for a in asked:
-            less_trained = STAGES.index(a.result.key.stage) < STAGES.index(b.result.key.stage)
-            if less_trained and a.place == b.place and _way(a.result.key) == _way(b.result.key):
+            same = a.place == b.place and _way(a.result.key) == _way(b.result.key)
+            if same and _less_trained(a.result.key, b.result.key, first):
                 yield _compare(a, b, config)
     for m in asked:
-        baseline = replace(m.result.key, mode="resample", round=1)
-        if m.result.key.mode == "explain" and m.result.key.round == 1 and (baseline, m.place) in by_key:
-            yield _compare(by_key[baseline, m.place], m, config)
+        for baseline in _baselines(m.result.key):
+            if (baseline, m.place) in by_key:
+                yield _compare(by_key[baseline, m.place], m, config)
 
 
-def _way(key: Key) -> tuple[str, int, str | None]:
-    return key.mode, key.round, key.bugs
+def _less_trained(a: Key, b: Key, first: str) -> bool:
+    """Whether b's model is to be held against a's: it is further trained, or another one beside the run's own."""
+    if a.stage == b.stage == "prompt":
+        return a.label == first != b.label
+    return STAGES.index(a.stage) < STAGES.index(b.stage)
+
+
+def _baselines(key: Key) -> Iterable[Key]:
+    """What a way to refine is held against, within its model."""
+    if key.mode == "explain":
+        yield replace(key, mode="random_feedback")
+        yield replace(key, mode="no_feedback")
+        if key.round == 1:
+            yield replace(key, mode="resample")
+    if key.mode in ("direct", "explain") and key.feedback == "all":
+        yield replace(key, feedback="public")
+
+
+def _way(key: Key) -> tuple[str, int, str | None, str]:
+    return key.mode, key.round, key.bugs, key.feedback
 
 
 def _compare(a: Measured, b: Measured, config: EvaluationConfig) -> Comparison:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from launch.adapters import is_adapter, merged
 from ledex_ray.errors import BadInput
 
 log = logging.getLogger(__name__)
@@ -38,11 +39,13 @@ def cache_dir() -> Path:
 def resolve_model(name: str) -> Path:
     """A local Hugging Face directory for a causal LM: `smollm2-135m`, a directory, or a hub id.
 
-    Raises BadInput where the name is none of these, or the hub has it not or cannot be reached.
+    A LoRA adapter's directory gives the merged model. Raises BadInput where the name is none of these, or the hub has
+    it not or cannot be reached.
     """
     if name == PACKAGED_MODEL:
         return _packaged_model()
-    return _directory(name, packaged=PACKAGED_MODEL)
+    folder = _directory(name, packaged=PACKAGED_MODEL)
+    return merged(folder, cache_dir(), resolve_model) if is_adapter(folder) else folder
 
 
 def resolve_encoder(name: str) -> Path:
@@ -71,7 +74,7 @@ def _directory(name: str, *, packaged: str) -> Path:
     if not name.strip():
         raise BadInput("model", "no name given", expected=expected)
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not (path / "config.json").is_file() and not is_adapter(path):
             raise BadInput(name, "this directory holds no config.json", expected=expected)
         return path.resolve()
     if path.exists():

@@ -41,6 +41,7 @@ def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> 
 
 def _check_inputs(recipe: Recipe, stages: list[str]) -> None:
     """Raises BadInput now for what a stage would otherwise find out hours later."""
+    from launch.endpoint import endpoint_key
     from launch.model_cache import resolve_encoder, resolve_model
     from launch.problem_sets import heldout_problems, training_problems, validation_problems
     from reward.arms import resolve_arm
@@ -52,7 +53,11 @@ def _check_inputs(recipe: Recipe, stages: list[str]) -> None:
         validation_problems(recipe)
     if "evaluate" in stages:
         heldout_problems(recipe)
-    if "synthesize" in stages and recipe.synthesis.teacher is not None:
+        for name in recipe.evaluation.models.values():
+            resolve_model(name)
+    if "synthesize" in stages and recipe.synthesis.endpoint is not None:
+        endpoint_key(recipe.synthesis.endpoint)
+    elif "synthesize" in stages and recipe.synthesis.teacher is not None:
         resolve_model(recipe.synthesis.teacher)
 
 
@@ -67,6 +72,7 @@ def _run_stages(run: RunDirectory, stages: list[str]) -> None:
         with Fleet(run.recipe, stages) as fleet:
             for stage in stages:
                 _stage(run, stage, _function(stage, run, fleet, tracker))
+                tracker.publish(stage)
     finally:
         tracker.close()
 

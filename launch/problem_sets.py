@@ -11,6 +11,7 @@ from ledex_ray.problems import Problem
 from reward.judge import ready_problems
 
 TRAINABLE = ("train", "prompt", "")
+CONTAMINATED = " (contaminated)"
 
 
 def training_problems(recipe: Recipe) -> dict[str, Problem]:
@@ -32,20 +33,37 @@ def validation_problems(recipe: Recipe) -> dict[str, Problem]:
 
 
 def heldout_problems(recipe: Recipe) -> dict[str, Problem]:
-    """All held-out sets by id."""
-    seen = {p.text for spec in recipe.problems.train_sets for p in ready_problems(spec)}
+    """All held-out sets by id.
+
+    Raises BadInput where one holds a problem that is trained on, unless the recipe allows that: then the whole set goes
+    under a benchmark's name of its own. Texts that a published split shares with another (MBPP's test split repeats
+    some of its training tasks) are no mistake of the recipe: the contamination check counts them.
+    """
+    trained = [problem for spec in recipe.problems.train_sets for problem in ready_problems(spec)]
+    ids, texts = {(p.benchmark, p.id) for p in trained}, {p.text for p in trained}
     held: dict[str, Problem] = {}
     for spec in recipe.problems.heldout:
-        for problem in _limited(ready_problems(spec), recipe.problems.limit):
-            if problem.split == "train" or problem.text in seen:
-                raise BadInput(
-                    "recipe key 'problems.heldout'",
-                    f"holds problem {problem.id}, which is trained on",
-                    given=spec,
-                    expected="a set that training does not see, e.g. mbppplus@test",
-                )
+        problems = _limited(ready_problems(spec), recipe.problems.limit)
+        known = next(
+            (
+                p
+                for p in problems
+                if p.split == "train" or (p.benchmark, p.id) in ids or (not p.split and p.text in texts)
+            ),
+            None,
+        )
+        if known is not None and not recipe.problems.allow_contaminated:
+            raise BadInput(
+                "recipe key 'problems.heldout'",
+                f"holds problem {known.id}, which is trained on",
+                given=spec,
+                expected="a set that training does not see, e.g. mbppplus@test, or problems.allow_contaminated=true",
+            )
+        for problem in problems:
+            benchmark = problem.benchmark + (CONTAMINATED if known is not None else "")
             # HumanEval and HumanEval+ share their ids.
-            held[f"{problem.benchmark}/{problem.id}"] = replace(problem, id=f"{problem.benchmark}/{problem.id}")
+            id = f"{benchmark}/{problem.id}"
+            held[id] = replace(problem, id=id, benchmark=benchmark)
     return held
 
 

@@ -11,15 +11,20 @@ import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from launch import figures
+from launch import figures, figures_answers
+from launch.costs import costs, stage_seconds
 from launch.rundir import RunDirectory, read_parts, write_atomically
-from ledex_ray.comparison import article_table
+from launch.shown import shown
+from launch.synthesis_summary import TABLE, table_rows
+from ledex_ray.comparison import MODES, article_table
 from ledex_ray.config import dump_recipe, recipe_hash
 from ledex_ray.evaluation import Sample
+from ledex_ray.published import BENCHMARKS, PUBLISHED, backbone_of
 from ledex_ray.tables import read_records
 
 STAGE = "report"
@@ -55,16 +60,20 @@ def report(run: RunDirectory) -> None:
     context = gather(run)
     for plot in context["plots"]:
         (folder / f"{plot.name}.png").write_bytes(plot.png)
-    environment = jinja2.Environment(
+    for name in ("report.html", "report.md"):
+        write_atomically(folder / name, environment().get_template(f"{name}.j2").render(context))
+    run.finish(STAGE, {"plots": [plot.name for plot in context["plots"]]})
+
+
+def environment() -> jinja2.Environment:
+    """The templates of this package; what goes into HTML is escaped."""
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("launch", "templates"),
         autoescape=jinja2.select_autoescape(["html.j2"], default_for_string=False),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    for name in ("report.html", "report.md"):
-        write_atomically(folder / name, environment.get_template(f"{name}.j2").render(context))
-    run.finish(STAGE, {"plots": [plot.name for plot in context["plots"]]})
 
 
 def gather(run: RunDirectory) -> dict[str, Any]:
@@ -84,38 +93,40 @@ def gather(run: RunDirectory) -> dict[str, Any]:
         "comparisons": comparison_rows(results["comparisons"]) if results else [],
         "repair": repair_rows(results["results"]) if results else [],
         "evaluation": run.summary("evaluation/heldout"),
-        "synthesis": run.summary("synthesis"),
+        "synthesis": {k: v for k, v in run.summary("synthesis").items() if k != "table"},
+        "table_1": table_rows(run.summary("synthesis")),
+        "table_1_header": TABLE,
         "sft": run.summary("sft"),
         "ppo": run.summary("ppo"),
-        "plots": plots(run, samples),
+        "plots": plots(run, samples, results["results"] if results else []),
         "fixed": fixed,
         "failed": failed,
-        "minutes": {stage: seconds / 60 for stage, seconds in stage_seconds(run).items()},
+        "costs": costs(run.root, run.recipe),
+        "overlaps": contamination(evaluation),
+        "published": published_rows(run.recipe.model.name),
+        "backbone": backbone_of(run.recipe.model.name),
+        "benchmarks": BENCHMARKS,
     }
 
 
-def plots(run: RunDirectory, samples: Sequence[Sample]) -> list[Plot]:
+def plots(run: RunDirectory, samples: Sequence[Sample], results: Sequence[Mapping[str, Any]]) -> list[Plot]:
     """Every figure that the run has data for."""
     ppo, sft = read_parts(run.root / "ppo" / "metrics"), read_parts(run.root / "sft" / "metrics")
-    seconds = stage_seconds(run)
+    episodes = figures_answers.read_episodes(run.root / "ppo" / "episodes")
     wanted: list[tuple[str, str, Any, Callable[[Any], Any]]] = [
+        ("rounds", "pass@1 by round of refinement, with 95 % intervals", results, figures_answers.rounds_curve),
+        ("flow", "What became of each wrong first sample when it was explained", samples, figures_answers.verdict_flow),
+        ("verdicts", "Verdicts on held-out problems", samples, figures.verdict_bars),
         ("reward", "Mean reward by PPO iteration, and its terms", ppo, figures.reward_curves),
         ("pass_rate", "Refinements that pass every test, by PPO iteration", ppo, figures.pass_curves),
+        ("calibration", "Reward against truth: PPO answers that pass, by what they were worth", episodes,
+         figures_answers.calibration),
         ("policy", "KL and update by PPO iteration", ppo, figures.policy_curves),
         ("sft_loss", "SFT loss", sft, figures.loss_curve),
-        ("verdicts", "Verdicts on held-out problems", samples, figures.verdict_bars),
-        ("time", "Where the time went", seconds, figures.time_bars),
-    ]
-    return [Plot(name, caption, figures.to_png(draw(data))) for name, caption, data, draw in wanted if data]
-
-
-def stage_seconds(run: RunDirectory) -> dict[str, float]:
-    """Seconds spent in each stage, over all the processes that worked on it."""
-    seconds: dict[str, float] = {}
-    for event in read_parts(run.root / "events"):
-        if event["event"] == "stage_finished":
-            seconds[event["stage"]] = seconds.get(event["stage"], 0.0) + event["seconds"]
-    return seconds
+        ("time", "Where the time went", stage_seconds(run.root), figures.time_bars),
+    ]  # fmt: skip
+    drawn = ((name, caption, draw(data)) for name, caption, data, draw in wanted if data)
+    return [Plot(name, caption, figures.to_png(figure)) for name, caption, figure in drawn if figure is not None]
 
 
 def examples(samples: Sequence[Sample]) -> tuple[list[Example], list[Example]]:
@@ -129,16 +140,39 @@ def examples(samples: Sequence[Sample]) -> tuple[list[Example], list[Example]]:
     return list(picked[True].values()), list(picked[False].values())
 
 
+def contamination(evaluation: Path) -> list[dict[str, Any]]:
+    """What the contamination check found; none where it has not been run."""
+    path = evaluation / "contamination.json"
+    found: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    return found
+
+
+def published_rows(model: str) -> list[tuple[str, ...]]:
+    """The paper's own figures for this backbone: (model, mode, figures by benchmark); none for another one."""
+    return [
+        (row.stage, MODES[row.mode], *(f"{one:.2f}" + (f" ({ten:.2f})" if ten else "") for one, ten in row.figures))
+        for row in PUBLISHED.get(backbone_of(model), ())
+    ]
+
+
 def comparison_rows(comparisons: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str, bool]]:
     """(metric, mode, a, b, "difference [low, high]", whether the interval excludes zero), points of a percent."""
     rows = []
     for c in comparisons:
         a, b = c["a"], c["b"]
         metric = f"{c['benchmark']} {c['metric'].replace('_at_k', '')}" + (f"@{c['k']}" if c["k"] else "")
-        names = [f"{x['label']} {x['mode']}" + (" (fixed bugs)" if x["bugs"] == "fixed" else "") for x in (a, b)]
+        names = [side(x) for x in (a, b)]
         text = f"{100 * c['difference']:+.1f} [{100 * c['low']:+.1f}, {100 * c['high']:+.1f}]"
         rows.append((metric, b["mode"], names[0], names[1], text, c["low"] > 0 or c["high"] < 0))
     return rows
+
+
+def side(key: Mapping[str, Any]) -> str:
+    """One side of a comparison in words; what is usual (round 1, public feedback) is not said."""
+    told = ["fixed bugs"] if key["bugs"] == "fixed" else []
+    told += [f"round {key['round']}"] if key["round"] > 1 else []
+    told += ["feedback of all tests"] if key["feedback"] == "all" and key["mode"] in ("direct", "explain") else []
+    return f"{key['label']} {key['mode'].replace('_', ' ')}" + (f" ({', '.join(told)})" if told else "")
 
 
 def repair_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str]]:
@@ -146,7 +180,7 @@ def repair_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, st
     return [
         (
             r["label"],
-            r["mode"],
+            side({**r, "bugs": None}).removeprefix(r["label"]).strip(),
             r["bugs"],
             r["metric"].replace("_", " "),
             f"{100 * r['value']:.1f} [{100 * r['low']:.1f}, {100 * r['high']:.1f}] of {r['n_samples']}",
@@ -159,8 +193,8 @@ def repair_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, st
 def _example(sample: Sample) -> Example:
     return Example(
         title=sample.problem_id,
-        explanation=_shown(sample.explanation),
-        diff=tuple(_diff(_shown(sample.wrong_code), _shown(sample.code))),
+        explanation=_cut(sample.explanation),
+        diff=tuple(_diff(_cut(sample.wrong_code), _cut(sample.code))),
     )
 
 
@@ -170,7 +204,5 @@ def _diff(before: str, after: str) -> list[tuple[str, str]]:
     return [(kinds.get(line[0], "same"), line) for line in lines if not line.startswith("?")]
 
 
-def _shown(text: str) -> str:
-    """Model text with a bounded length and nothing that a terminal or a browser would act on."""
-    cut = "\n".join(text[:MOST_CHARACTERS].splitlines()[:MOST_LINES])
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in cut)
+def _cut(text: str) -> str:
+    return shown(text, MOST_CHARACTERS, MOST_LINES).text

@@ -29,6 +29,22 @@ def runs_folder() -> Path:
     return Path(os.environ.get("LEDEX_RUNS") or "runs")
 
 
+def find_run(run: str) -> tuple[Path, Recipe]:
+    """The directory of a run, given by name or path, and its recipe. BadInput where there is none."""
+    for root in (runs_folder() / run, Path(run)):
+        if (root / "recipe.yaml").is_file():
+            return root.resolve(), load_recipe(root / "recipe.yaml")
+    known = sorted(p.parent.name for p in runs_folder().glob("*/recipe.yaml"))
+    raise BadInput(
+        "RUN",
+        "no such run",
+        given=run,
+        expected=f"a run directory, or one of {', '.join(known)}"
+        if known
+        else f"a run directory ({runs_folder()} has no runs)",
+    )
+
+
 class RunDirectory:
     """One run on disk, held under a lock by the driver that writes it."""
 

@@ -6,15 +6,18 @@ Beside the model's own failures there may be seeded bugs (METHOD, section 7), ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from launch.console import log, task
+from launch.endpoint import Endpoint
 from launch.fleet import Fleet
 from launch.jobs import Item, Judged, executed, provenance, sample_and_judge
 from launch.parts import Parts, PartWriter
 from launch.problem_sets import training_problems
 from launch.rundir import RunDirectory
 from launch.seeding import seeded_trajectories
+from launch.synthesis_summary import summarize, table_1
+from launch.teaching import taught, teacher_cost
 from ledex_ray.chat import Renderer
 from ledex_ray.config import Recipe, SamplingConfig
 from ledex_ray.errors import BadInput
@@ -33,7 +36,10 @@ def synthesize(run: RunDirectory, fleet: Fleet) -> None:
     refinements = _refine(run, fleet, problems, wrong)
     if recipe.synthesis.seeded_bugs:
         _seed_bugs(run, fleet, problems)
-    run.finish(STAGE, summarize(attempts, wrong, refinements, load_trajectories(run)))
+    summary = summarize(attempts, wrong, refinements, load_trajectories(run))
+    rows = table_1(attempts, refinements, {p.id: p.benchmark for p in problems.values()})
+    log.info("synthesis: %s", ", ".join(f"{k} {v}" for k, v in summary.items()))
+    run.finish(STAGE, summary | teacher_cost(refinements, recipe) | {"table": rows})
 
 
 def require_synthesis(run: RunDirectory) -> None:
@@ -201,37 +207,45 @@ def _refine(
     recipe = run.recipe
     parts = Parts(run.root / STAGE / "refine", Refinement)
     done = {r.attempt_id for r in parts.read()}
-    with fleet.teacher(recipe.synthesis.teacher) as (engines, renderer):
-        items = [
-            refine_item(
-                a.id,
-                problems[a.problem_id],
-                a.code,
-                shown_feedback(recipe, a),
-                Instruction.EXPLAIN,
-                renderer,
-                recipe.synthesis.refine,
-                recipe.synthesis.seed,
-                recipe.synthesis.shots,
-            )
-            for a in wrong
-            if a.id not in done
-        ]
-        items = fitting(items, recipe.model.max_length)
-        if items and recipe.synthesis.teacher is None:
-            fleet.serve(fleet.model_path, 0)
-        model, source = (
-            recipe.synthesis.teacher or recipe.model.name,
-            "teacher" if recipe.synthesis.teacher else "model",
-        )
-        passed = total = 0
-        with task("synthesis: refine", len(items)) as bar, PartWriter(parts) as writer:
-            for judged in sample_and_judge(items, problems, fleet, engines):
-                rows = [to_refinement(judged, i, model, source) for i in range(len(judged.completions))]
-                writer.add(rows)
-                passed, total = passed + sum(r.verdict.passed for r in rows), total + len(rows)
-                bar.advance(note=f"{passed}/{total} refinements pass")
+    left = [(a, shown_feedback(recipe, a)) for a in wrong if a.id not in done]
+    if recipe.synthesis.endpoint is not None:
+        endpoint = Endpoint(recipe.synthesis.teacher or "", recipe.synthesis.endpoint)
+        _keep(parts, taught(recipe, endpoint, problems, left, fleet.sandbox.client()), len(left))
+    else:
+        with fleet.teacher(recipe.synthesis.teacher) as (engines, renderer):
+            items = [
+                refine_item(
+                    attempt.id,
+                    problems[attempt.problem_id],
+                    attempt.code,
+                    feedback,
+                    Instruction.EXPLAIN,
+                    renderer,
+                    recipe.synthesis.refine,
+                    recipe.synthesis.seed,
+                    recipe.synthesis.shots,
+                )
+                for attempt, feedback in left
+            ]
+            items = fitting(items, recipe.model.max_length)
+            if items and recipe.synthesis.teacher is None:
+                fleet.serve(fleet.model_path, 0)
+            model = recipe.synthesis.teacher or recipe.model.name
+            source = "teacher" if recipe.synthesis.teacher else "model"
+            sampled = sample_and_judge(items, problems, fleet, engines)
+            rows = ([to_refinement(j, i, model, source) for i in range(len(j.completions))] for j in sampled)
+            _keep(parts, rows, len(items))
     return [r for r in parts.read() if r.provenance.source != "seeded"]
+
+
+def _keep(parts: Parts[Refinement], judged: Iterable[list[Refinement]], count: int) -> None:
+    """Writes the refinements of one wrong solution after the other."""
+    passed = total = 0
+    with task("synthesis: refine", count) as bar, PartWriter(parts) as writer:
+        for rows in judged:
+            writer.add(rows)
+            passed, total = passed + sum(r.verdict.passed for r in rows), total + len(rows)
+            bar.advance(note=f"{passed}/{total} refinements pass")
 
 
 def _seed_bugs(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem]) -> None:
@@ -251,26 +265,3 @@ def _seed_bugs(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem])
     # Attempts first: a refinement whose attempt is missing would be an orphan after a kill between the two.
     attempts.append(new_attempts)
     refinements.append(new_refinements)
-
-
-def summarize(
-    attempts: Sequence[Attempt],
-    wrong: Sequence[Attempt],
-    refinements: Sequence[Refinement],
-    trajectories: Sequence[Trajectory],
-) -> dict[str, int]:
-    """Counts for the paper's Table 1: unique, correct, wrong and verified, and the seeded ones apart."""
-    verified = sum(r.verdict.passed and not r.verdict.weak for r in refinements)
-    summary = {
-        "solutions": len(attempts),
-        "unique": len({(a.problem_id, a.normal_hash) for a in attempts}),
-        "correct": sum(a.verdict.passed for a in attempts),
-        "infra": sum(a.verdict.status is Status.INFRA for a in attempts),
-        "wrong": len(wrong),
-        "refinements": len(refinements),
-        "verified": verified,
-        "copied": sum(r.copied for r in refinements),
-        "seeded": sum(t.attempt.provenance.source == "seeded" for t in trajectories),
-    }
-    log.info("synthesis: %s", ", ".join(f"{k} {v}" for k, v in summary.items()))
-    return summary

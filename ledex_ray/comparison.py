@@ -250,17 +250,28 @@ def article_table(evaluation: Mapping[str, Any]) -> tuple[list[str], list[list[s
         if r["round"] == last[_row(r), _column(r)]:
             text = f"{100 * r['value']:.1f} [{100 * r['low']:.1f}, {100 * r['high']:.1f}]"
             cells.setdefault(_row(r), {})[_column(r)] = text
-    order = sorted(cells, key=lambda row: (STAGES.index(row[0]), row[1], list(MODES).index(row[2]), *map(str, row[3:])))
-    several = len({row[3:] for row in cells}) > 1
+    labels = list(dict.fromkeys(r["label"] for r in results))  # in the order in which they were measured
+    order = sorted(
+        cells,
+        key=lambda row: (
+            STAGES.index(row[0]),
+            labels.index(row[1]),
+            list(MODES).index(row[2]),
+            *map(str, row[3:5]),
+            row[5] != "public",
+        ),
+    )
+    several, kinds = len({row[3:5] for row in cells}) > 1, len({row[5] for row in cells}) > 1
     rows = []
     for row in order:
         seed = f" (seed {row[3]}, T={row[4]})" if several else ""
-        rows.append([row[1] + seed, MODES[row[2]], *(cells[row].get(column, "") for column in columns)])
+        told = f", feedback of {row[5]} tests" if kinds and row[2] in ("direct", "explain", "random_feedback") else ""
+        rows.append([row[1] + seed, MODES[row[2]] + told, *(cells[row].get(column, "") for column in columns)])
     return ["model", "mode", *columns], rows
 
 
 def _row(r: Mapping[str, Any]) -> tuple[Any, ...]:
-    return r["stage"], r["label"], r["mode"], r["seed"], r["temperature"]
+    return r["stage"], r["label"], r["mode"], r["seed"], r["temperature"], r["feedback"]
 
 
 def _column(r: Mapping[str, Any]) -> str:

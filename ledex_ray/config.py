@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
@@ -40,13 +40,18 @@ class ModelConfig(Section):
 
 
 class ProblemsConfig(Section):
-    """Which problems each stage reads, as SPEC strings (see docs: formats)."""
+    """Which problems each stage reads, as SPEC strings (README, Your own problems)."""
 
-    train: str | tuple[str, ...] = Field("bundled@train", description="One set, or several as a list.")
-    validation: str = "bundled@validation"
-    heldout: tuple[str, ...] = ("bundled@heldout",)
+    train: str | tuple[str, ...] = Field(
+        "bundled@train", description="What synthesis and training read, one set or a list; no test or held-out problem."
+    )
+    validation: str = Field("bundled@validation", description="What PPO chooses its best checkpoint by.")
+    heldout: tuple[str, ...] = Field(("bundled@heldout",), description="What evaluation measures on.")
     limit: int | None = Field(None, ge=1, description="Use only the first N problems of each set.")
     feedback: Literal["all", "public"] = Field("public", description="Tests whose results a prompt may show.")
+    allow_contaminated: bool = Field(
+        False, description="Measure held-out problems that are trained on too, under a name that says so."
+    )
 
     @property
     def train_sets(self) -> tuple[str, ...]:
@@ -105,6 +110,21 @@ class SamplingConfig(Section):
     max_tokens: int = Field(256, ge=8)
 
 
+class EndpointConfig(Section):
+    """An OpenAI-compatible endpoint that serves the teacher; `synthesis.teacher` is its name there."""
+
+    url: str = Field("https://api.openai.com/v1", description="Base URL, up to and with /v1.")
+    key_variable: str = Field(
+        "OPENAI_API_KEY", description='Environment variable with the key; "" where none is needed.'
+    )
+    concurrency: int = Field(8, ge=1, description="Questions at a time.")
+    requests_per_minute: int | None = Field(None, ge=1)
+    retries: int = Field(8, ge=0, description="Of one request, with growing waits.")
+    timeout_seconds: float = Field(180.0, gt=0)
+    price_read: float = Field(0.0, ge=0, description="For a million prompt tokens, in any currency.")
+    price_written: float = Field(0.0, ge=0, description="For a million generated tokens.")
+
+
 class SynthesisConfig(Section):
     """Solve, judge, diagnose, refine, verify (LeDex, section 3.1)."""
 
@@ -112,9 +132,18 @@ class SynthesisConfig(Section):
     refine: SamplingConfig = SamplingConfig(n=10, temperature=0.8)
     shots: int = Field(0, ge=0, le=3, description="Worked examples before each problem.")
     teacher: str | None = Field(None, description="Another model for explanations and refinements.")
+    endpoint: EndpointConfig | None = Field(
+        None, description="Where the teacher is served; none: by engines of our own."
+    )
     max_wrong_per_problem: int = Field(20, ge=1)
     seeded_bugs: int = Field(0, ge=0, description="One-edit mutants of canonical solutions a training problem.")
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _an_endpoint_serves_a_named_teacher(self) -> SynthesisConfig:
+        if self.endpoint is not None and not self.teacher:
+            raise ValueError("synthesis.endpoint needs synthesis.teacher: the model's name there")
+        return self
 
 
 class LoraConfig(Section):
@@ -252,7 +281,13 @@ class EvaluationConfig(Section):
 
     sampling: SamplingConfig = SamplingConfig(n=10, temperature=0.8)
     k: tuple[PositiveInt, ...] = (1, 10)
-    rounds: int = Field(1, ge=1, le=5)
+    rounds: int = Field(1, ge=1, le=5, description="Refinements in a row of a sample that stays wrong.")
+    models: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$")], str] = Field(
+        {}, description="Other models to measure as well: label to hub id or path (LoRA adapters too)."
+    )
+    feedback: tuple[Literal["public", "all"], ...] = Field(
+        (), description="Tests whose results refinements are shown, one pass each; none: problems.feedback."
+    )
     modes: tuple[Literal["direct", "explain", "resample", "random_feedback", "no_feedback"], ...] = (
         "direct",
         "explain",
@@ -276,7 +311,8 @@ class TrackingConfig(Section):
     wandb: Literal["auto", "offline", "online", "disabled"] = Field(
         "auto", description="auto: online when an API key is set, else offline."
     )
-    project: str = "ledex-ray"
+    project: str = Field("ledex-ray", description="On wandb; a run's stages are grouped under its name.")
+    tensorboard: bool = Field(False, description="Curves for TensorBoard as well, in the run's folder tensorboard/.")
 
 
 class Recipe(Section):

@@ -1,0 +1,124 @@
+"""`ledex report A B C`: runs beside each other on one page, with their differences paired by problem.
+
+Every way to ask that two runs share on the same benchmark is compared, the first run as the baseline. What differs
+between the recipes is listed, so that the reader sees what else could be the cause.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from launch import figures
+from launch.costs import costs
+from launch.evaluator import STAGE
+from launch.measures import Measured, every_figure
+from launch.report import Plot, environment
+from launch.rundir import find_run, read_parts, write_atomically
+from ledex_ray.comparison import article_table, compared
+from ledex_ray.config import Recipe, differing_keys
+from ledex_ray.errors import BadInput
+from ledex_ray.evaluation import Sample
+from ledex_ray.tables import read_records
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as it is compared."""
+
+    name: str
+    root: Path
+    recipe: Recipe
+    results: Mapping[str, Any]  # its evaluation.json; {} where it has none
+    measured: Sequence[Measured]
+
+
+def compare(names: Sequence[str], out: Path) -> tuple[list[str], list[list[str]]]:
+    """Writes the page, and returns the table of all runs for the terminal. BadInput for a run that is not there."""
+    if not out.parent.is_dir():
+        raise BadInput("--out", "its folder does not exist", given=out)
+    runs = [_read(name) for name in names]
+    table = article_table(
+        {"results": [{**r, "label": f"{run.name}: {r['label']}"} for run in runs for r in _results(run)]}
+    )
+    page = (
+        environment()
+        .get_template("compare.html.j2")
+        .render(
+            names=[run.name for run in runs],
+            header=table[0],
+            rows=table[1],
+            differences=[row for run in runs[1:] for row in differences(runs[0], run)],
+            unmeasured=[run.name for run in runs if not run.results],
+            differing=[(run.name, differing_keys(_unnamed(runs[0]), _unnamed(run))) for run in runs[1:]],
+            costs=[(run.name, cost) for run in runs for cost in costs(run.root, run.recipe)],
+            plots=_plots(runs),
+        )
+    )
+    write_atomically(out, page)
+    return table
+
+
+def differences(first: Run, other: Run) -> list[tuple[str, str, str, str, str, bool]]:
+    """(model, mode, metric, run, "difference [low, high]", whether the interval excludes zero), in points."""
+    known = {_way(m): m for m in first.measured}
+    rows = []
+    for m in other.measured:
+        a = known.get(_way(m))
+        if a is None or not set(a.tally) & set(m.tally):
+            continue
+        config = other.recipe.evaluation
+        found = compared(a.result, m.result, a.tally, m.tally, bootstrap_seed=config.seed, resamples=config.bootstrap)
+        metric = f"{found.benchmark} {found.metric.replace('_at_k', '').replace('_', ' ')}" + (
+            f"@{found.k}" if found.k else ""
+        )
+        metric += " (fixed bugs)" if found.b.bugs == "fixed" else ""
+        mode = found.b.mode.replace("_", " ") + (f", round {found.b.round}" if found.b.round > 1 else "")
+        text = f"{100 * found.difference:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+        rows.append((found.b.label, mode, metric, other.name, text, found.low > 0 or found.high < 0))
+    return rows
+
+
+def _read(name: str) -> Run:
+    root, recipe = find_run(name)
+    folder = root / STAGE
+    if not (folder / "evaluation.json").exists():
+        return Run(root.name, root, recipe, {}, ())
+    results = json.loads((folder / "evaluation.json").read_text())
+    samples = read_records(folder / "samples.parquet", Sample)
+    models = {r["label"]: r["model"] for r in results["results"]}
+    benchmarks = {s.problem_id: s.problem_id.partition("/")[0] for s in samples}
+    found = every_figure(samples, benchmarks, recipe.evaluation, models, recipe.problems.feedback)
+    return Run(root.name, root, recipe, results, found)
+
+
+def _results(run: Run) -> Sequence[Mapping[str, Any]]:
+    found: Sequence[Mapping[str, Any]] = run.results.get("results", ())
+    return found
+
+
+def _way(m: Measured) -> tuple[Any, ...]:
+    """What two runs must share to be compared: all but the model's name, the temperature and the seed."""
+    key = replace(m.result.key, model="", temperature=0.0, seed=None)
+    return key, m.place
+
+
+def _unnamed(run: Run) -> Recipe:
+    return run.recipe.model_copy(update={"run": "run"})
+
+
+def _plots(runs: Sequence[Run]) -> list[Plot]:
+    histories = {run.name: read_parts(run.root / "ppo" / "metrics") for run in runs}
+    wanted = {
+        "reward": "Mean reward by PPO iteration",
+        "validation_pass_rate": "Repairs that pass on validation bugs, by PPO iteration",
+        "kl": "KL to the SFT model, by PPO iteration",
+    }
+    return [
+        Plot(name, caption, figures.to_png(figures.overlay(histories, name)))
+        for name, caption in wanted.items()
+        if any(row.get(name) is not None for history in histories.values() for row in history)
+    ]

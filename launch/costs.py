@@ -1,0 +1,118 @@
+"""What a run has cost, stage by stage: time, GPU hours, tokens read, written and trained on, verdicts.
+
+Read from the run's files, narrow columns alone. A prompt that is sampled n times is read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from launch.rundir import read_parts
+from ledex_ray.config import Recipe
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One stage. `seconds` is wall time over all processes that worked on it, one after another."""
+
+    stage: str
+    seconds: float
+    gpus: float
+    read: int = 0  # prompt tokens
+    written: int = 0
+    trained: int = 0  # tokens that a learner went through forwards and backwards
+    verdicts: int = 0
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.gpus * self.seconds / 3600
+
+
+def costs(root: Path, recipe: Recipe) -> list[Cost]:
+    """The cost of each stage that has begun, in their order."""
+    seconds = stage_seconds(root)
+    counted = {
+        "synthesize": lambda: _plus(_provenance(root, "solve", "problem_id"), _provenance(root, "refine")),
+        "sft": lambda: {"trained": _total(root / "sft" / "metrics", "tokens")},
+        "ppo": lambda: _ppo(root),
+        "evaluate": lambda: _evaluated(root),
+    }
+    return [
+        Cost(stage, spent, stage_gpus(recipe, stage), **(counted[stage]() if stage in counted else {}))
+        for stage, spent in seconds.items()
+    ]
+
+
+def stage_seconds(root: Path) -> dict[str, float]:
+    """Seconds spent in each stage, over all the processes that worked on it; that of a killed one is not known."""
+    seconds: dict[str, float] = {}
+    for event in read_parts(root / "events"):
+        if event["event"] == "stage_finished":
+            seconds[event["stage"]] = seconds.get(event["stage"], 0.0) + event["seconds"]
+    return seconds
+
+
+def stage_gpus(recipe: Recipe, stage: str) -> float:
+    """GPUs that a stage holds under this recipe."""
+    engines = recipe.rollout.gpus * recipe.rollout.actors
+    learners = recipe.learner.gpus * recipe.learner.ranks
+    return {"synthesize": engines, "sft": learners, "ppo": engines + learners, "evaluate": engines}.get(stage, 0.0)
+
+
+def _provenance(root: Path, folder: str, item: str = "attempt_id") -> dict[str, int]:
+    table = _columns(root / "synthesis" / folder, "part-*.parquet", [item, "provenance"])
+    if table is None:
+        return {}
+    made = table["provenance"].combine_chunks()
+    table = table.append_column("read", pc.struct_field(made, "n_prompt_tokens"))
+    table = table.append_column("written", pc.struct_field(made, "n_tokens"))
+    return _tokens(table.filter(pc.not_equal(pc.struct_field(made, "source"), "seeded")), [item])
+
+
+def _evaluated(root: Path) -> dict[str, int]:
+    names = ["parent_id", "label", "mode", "round", "bugs", "n_prompt_tokens", "n_tokens"]
+    table = _columns(root / "evaluation" / "heldout" / "parts", "part-*.parquet", names)
+    if table is None:
+        return {}
+    table = table.rename_columns([{"n_prompt_tokens": "read", "n_tokens": "written"}.get(n, n) for n in names])
+    return _tokens(table, ["parent_id", "label", "mode", "round", "bugs"])
+
+
+def _tokens(table: pa.Table, item: list[str]) -> dict[str, int]:
+    """Tokens and verdicts of rows that are one answer each; the rows of one item share its prompt."""
+    prompts = table.group_by(item).aggregate([("read", "max")])
+    read, written = pc.sum(prompts["read_max"]).as_py() or 0, pc.sum(table["written"]).as_py() or 0
+    return {"read": read, "written": written, "verdicts": table.num_rows}
+
+
+def _ppo(root: Path) -> dict[str, int]:
+    table = _columns(root / "ppo" / "episodes", "[0-9]*.parquet", ["group_id", "loss_mask"])
+    trained = {"trained": _total(root / "ppo" / "metrics", "tokens")}
+    if table is None:
+        return trained
+    masks = table["loss_mask"].combine_chunks()
+    written = [sum(mask) for mask in masks.to_pylist()]
+    lengths = pc.list_value_length(masks).to_pylist()
+    read = [length - own for length, own in zip(lengths, written, strict=True)]
+    counted = pa.table({"group_id": table["group_id"], "read": read, "written": written})
+    return _tokens(counted, ["group_id"]) | trained
+
+
+def _total(folder: Path, name: str) -> int:
+    return int(sum(row.get(name) or 0 for row in read_parts(folder)))
+
+
+def _columns(folder: Path, pattern: str, names: list[str]) -> pa.Table | None:
+    tables = [pq.read_table(path, columns=names) for path in sorted(folder.glob(pattern))]
+    return pa.concat_tables(tables).select(names) if tables else None
+
+
+def _plus(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: a.get(key, 0) + b.get(key, 0) for key in {*a, *b}}

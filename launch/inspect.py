@@ -1,0 +1,56 @@
+"""`ledex inspect RUN`: look at single trajectories and episodes of a run in a browser, also while it goes on."""
+
+from __future__ import annotations
+
+import socket
+from typing import Annotated
+
+import typer
+
+from launch.console import console
+from launch.rundir import find_run
+from ledex_ray.errors import BadInput
+
+HOST = "127.0.0.1"
+PORT = 8642
+
+
+def inspect(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its directory.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = PORT,
+    follow: Annotated[bool, typer.Option("--follow", help="Reload the list as the run goes on.")] = False,
+) -> None:
+    """Serve a page over a run's trajectories and episodes, on this machine alone, until Ctrl-C.
+
+    Example: ledex inspect quickstart --follow
+    """
+    root, recipe = find_run(run)
+    listener = _listener(port)
+    try:
+        import uvicorn
+
+        from launch.browse.app import make_app
+    except ModuleNotFoundError as error:
+        raise BadInput(
+            "ledex inspect",
+            f"needs {error.name}, which the base package leaves out",
+            expected="`make install`, or ledex-ray[train], [gpu] or [cpu]",
+        ) from error
+    app = make_app(root, recipe, follow)
+    address = f"http://{HOST}:{listener.getsockname()[1]}/"
+    console.print(f"{root}: {address}  (Ctrl-C ends it)", highlight=False, markup=False, soft_wrap=True)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    server.run(sockets=[listener])
+
+
+def _listener(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+    except OSError as error:
+        listener.close()
+        raise BadInput(
+            "--port", f"cannot be served on ({error.strerror})", given=port, expected="a free one, or 0"
+        ) from error
+    return listener

@@ -1,0 +1,75 @@
+"""What a synthesis has made: counts, and the paper's Table 1 for this run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ledex_ray.records import Attempt, Refinement, Status, Trajectory
+
+TABLE = ("data set", "unique", "correct", "wrong", "verified", "rate")
+
+
+def summarize(
+    attempts: Sequence[Attempt],
+    wrong: Sequence[Attempt],
+    refinements: Sequence[Refinement],
+    trajectories: Sequence[Trajectory],
+) -> dict[str, int]:
+    """Counts over all data sets: solutions, what became of them, and the seeded bugs apart."""
+    return {
+        "solutions": len(attempts),
+        "unique": len({(a.problem_id, a.normal_hash) for a in attempts}),
+        "correct": sum(a.verdict.passed for a in attempts),
+        "infra": sum(a.verdict.status is Status.INFRA for a in attempts),
+        "wrong": len(wrong),
+        "refinements": len(refinements),
+        "verified": sum(_verified(r) for r in refinements),
+        "copied": sum(r.copied for r in refinements),
+        "seeded": sum(t.attempt.provenance.source == "seeded" for t in trajectories),
+    }
+
+
+def table_1(
+    attempts: Sequence[Attempt], refinements: Sequence[Refinement], data_sets: Mapping[str, str]
+) -> list[dict[str, object]]:
+    """LeDex, Table 1: by data set the distinct solutions, those that are right and wrong, and the verified refinements.
+
+    Distinct is by syntax tree. `rate` is verified refinements / refinements asked for, None where none were. Seeded
+    bugs are not the model's, and in no row.
+    """
+    rows: list[dict[str, object]] = []
+    for data_set in sorted({data_sets[a.problem_id] for a in attempts}):
+        own = {(a.problem_id, a.normal_hash or a.code): a for a in attempts if data_sets[a.problem_id] == data_set}
+        judged = [a for a in own.values() if a.verdict.status is not Status.INFRA]
+        asked = [r for r in refinements if data_sets[r.problem_id] == data_set]
+        verified = sum(_verified(r) for r in asked)
+        rows.append(
+            {
+                "data set": data_set,
+                "unique": len(judged),
+                "correct": sum(a.verdict.passed for a in judged),
+                "wrong": sum(not a.verdict.passed for a in judged),
+                "verified": verified,
+                "rate": verified / len(asked) if asked else None,
+            }
+        )
+    return rows
+
+
+def table_rows(summary: Mapping[str, object]) -> list[list[str]]:
+    """The table of a finished synthesis as text, columns as in TABLE; none for a run of an older release."""
+    rows = summary.get("table")
+    assert rows is None or isinstance(rows, list)
+    return [[_cell(row[name]) for name in TABLE] for row in rows or ()]
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return (
+        f"{100 * value:.1f} %" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    )
+
+
+def _verified(refinement: Refinement) -> bool:
+    return refinement.verdict.passed and not refinement.verdict.weak

@@ -1,0 +1,94 @@
+"""A run on wandb: one wandb run a stage, grouped under the run's name, with curves, tables of answers, and the report.
+
+The files in the run directory are the source; this mirrors them. No key is written anywhere: wandb reads
+WANDB_API_KEY or its own login. Offline runs lie in the run directory (`wandb sync runs/NAME/wandb/offline-run-*`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from launch.rundir import RunDirectory
+from launch.shown import shown
+
+Mode = Literal["online", "offline", "disabled"]
+MOST_CHARACTERS, MOST_LINES = 2000, 60
+
+
+class WandbRuns:
+    """The wandb runs of one run directory, each begun when its stage first has something to say."""
+
+    def __init__(self, run: RunDirectory, mode: Mode) -> None:
+        self.run, self.mode = run, mode
+        self._begun: dict[str, Any] = {}
+
+    def log(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
+        """One point of each curve."""
+        self._of(stage).log({f"{stage}/step": step, **{f"{stage}/{name}": value for name, value in numbers.items()}})
+
+    def summarize(self, stage: str, figures: Mapping[str, Any]) -> None:
+        """Figures that stand for the whole stage."""
+        self._of(stage).summary.update({f"{stage}/{name}": value for name, value in figures.items()})
+
+    def table(self, stage: str, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A table of answers; their texts are cut and made printable."""
+        import wandb
+
+        data = [[_cell(value) for value in row] for row in rows]
+        self._of(stage).log({f"{stage}/{name}": wandb.Table(columns=list(columns), data=data)})
+
+    def artifact(self, stage: str, name: str, kind: str, path: Path) -> None:
+        """A file, kept with the run."""
+        import wandb
+
+        artifact = wandb.Artifact(f"{self.run.recipe.run}-{name}", type=kind)
+        artifact.add_file(str(path))
+        self._of(stage).log_artifact(artifact)
+
+    def close(self) -> None:
+        """Ends every wandb run that was begun; returns when their files are whole."""
+        if self._begun:
+            import wandb
+
+            for begun in self._begun.values():
+                begun.finish()
+            wandb.teardown()
+
+    def _of(self, stage: str) -> Any:
+        if stage not in self._begun:
+            self._begun[stage] = self._begin(stage)
+        return self._begun[stage]
+
+    def _begin(self, stage: str) -> Any:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault("WANDB_DISABLE_GIT", "true")
+        import wandb
+
+        recipe = self.run.recipe
+        begun = wandb.init(
+            project=recipe.tracking.project,
+            group=recipe.run,
+            job_type=stage,
+            name=f"{recipe.run} {stage}",
+            id=f"{recipe.run}-{stage}",
+            resume="allow" if self.mode == "online" else None,
+            reinit="create_new",
+            dir=str(self.run.path("wandb", "x").parent.parent),
+            config=recipe.model_dump(mode="json"),
+            mode=self.mode,
+            settings=wandb.Settings(x_disable_stats=True, console="off"),
+        )
+        begun.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+        return begun
+
+
+def wandb_mode(wanted: Literal["auto", "offline", "online", "disabled"]) -> Mode:
+    """online, offline or disabled; "auto" is online where a key is set."""
+    return wanted if wanted != "auto" else ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+
+
+def _cell(value: Any) -> Any:
+    return shown(value, MOST_CHARACTERS, MOST_LINES).text if isinstance(value, str) else value

@@ -1,0 +1,114 @@
+"""A teacher behind an OpenAI-compatible endpoint, by the real client over real HTTP: what fails, what is paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from launch.endpoint import Endpoint, Question, Reply
+from ledex_ray.config import EndpointConfig, recipe_from_tree
+from ledex_ray.errors import BadInput
+from ledex_ray.prompts import Message
+from tests.evaluation.serving import Faulty, served
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEDEX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TEACHER_KEY", "secret")
+
+
+def questions(count: int, n: int = 2) -> list[Question]:
+    return [Question(f"q{i}", (Message("user", f"say {i}"),), n, 0.8, 1.0, 64, 0) for i in range(count)]
+
+
+def ask(server: Faulty, asked: Sequence[Question], **changes: object) -> dict[str, Reply]:
+    with served(server.app) as address:
+        config = EndpointConfig(url=f"{address}/v1", key_variable="TEACHER_KEY", **changes)
+        endpoint = Endpoint("teacher", config)
+        return {q.id: reply for batch in endpoint.ask(asked) for q, reply in batch}
+
+
+def test_every_question_is_answered_once_with_its_tokens() -> None:
+    server = Faulty()
+    replies = ask(server, questions(20))
+    assert replies == {f"q{i}": Reply((f"say {i} 0", f"say {i} 1"), 10, 6) for i in range(20)}
+    assert len(server.bodies) == 20 and set(server.keys) == {"Bearer secret"}
+    assert server.bodies[0] | {"messages": []} == {
+        "model": "teacher", "messages": [], "n": 2, "temperature": 0.8, "top_p": 1.0, "max_tokens": 64, "seed": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("faults", [(429, 429), (500,), (503, 429, 502)])
+def test_a_busy_endpoint_is_asked_again(faults: tuple[int, ...]) -> None:
+    server = Faulty(*faults)
+    assert len(ask(server, questions(3), concurrency=1)) == 3
+    assert len(server.bodies) == 3 and not server.faults
+
+
+def test_an_endpoint_that_stays_down_ends_the_run() -> None:
+    import openai
+
+    with pytest.raises(openai.RateLimitError):
+        ask(Faulty(*[429] * 9), questions(1), retries=1)
+
+
+def test_what_one_question_does_wrong_costs_that_question_alone() -> None:
+    replies = ask(Faulty(400), questions(3), concurrency=1)
+    assert [bool(r.error) for r in replies.values()] == [True, False, False]
+
+
+@pytest.mark.parametrize(("status", "said"), [(401, "refuses the key"), (403, "refuses the key"), (404, "the model")])
+def test_a_wrong_key_or_model_is_the_recipes_fault(status: int, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        ask(Faulty(*[status] * 20), questions(2))
+
+
+def test_an_endpoint_that_gives_one_answer_at_a_time_is_asked_until_all_are_there() -> None:
+    server = Faulty(most=1)
+    (reply,) = ask(server, questions(1, n=3)).values()
+    assert len(reply.texts) == 3 and (reply.read, reply.written) == (30, 9)
+    assert [b["seed"] for b in server.bodies] == [0, 1, 2]
+
+
+def test_what_was_answered_is_never_paid_for_twice() -> None:
+    server = Faulty()
+    with served(server.app) as address:
+        config = EndpointConfig(url=f"{address}/v1", key_variable="TEACHER_KEY", concurrency=1)
+        first = Endpoint("teacher", config).ask(questions(6))
+        next(first)
+        first.close()  # as a run that is killed
+        paid = len(server.bodies)
+        again = Endpoint("teacher", config)
+        assert len([1 for batch in again.ask(questions(6)) for _ in batch]) == 6
+        assert len(server.bodies) == 6 and again.asked == 6 - paid and again.kept == paid
+        other = Endpoint("another", config)
+        assert len([1 for batch in other.ask(questions(1)) for _ in batch]) == 1 and other.asked == 1
+
+
+def test_no_more_are_asked_at_a_time_than_the_recipe_says() -> None:
+    server = Faulty(slow=0.05)
+    ask(server, questions(12), concurrency=3)
+    assert server.most_at_once == 3
+
+
+def test_no_more_are_asked_a_minute_than_the_recipe_says() -> None:
+    import time
+
+    start = time.monotonic()
+    ask(Faulty(), questions(4), requests_per_minute=300)
+    assert time.monotonic() - start >= 3 * 60 / 300  # the first goes at once; a bound from below, not a speed
+
+
+def test_a_missing_key_is_said_at_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEACHER_KEY")
+    with pytest.raises(BadInput, match="names a variable that is not set, got 'TEACHER_KEY'"):
+        Endpoint("teacher", EndpointConfig(key_variable="TEACHER_KEY"))
+    Endpoint("teacher", EndpointConfig(key_variable=""))
+
+
+def test_an_endpoint_without_a_teachers_name_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"needs synthesis\.teacher"):
+        recipe_from_tree({"synthesis": {"endpoint": {"url": "http://127.0.0.1:1/v1"}}})

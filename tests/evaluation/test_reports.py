@@ -1,0 +1,159 @@
+"""The report and the comparison of runs: what they count, and how they look in a real browser."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launch.compare import compare
+from launch.costs import costs
+from launch.figures_answers import bins_of, flow_of, read_episodes, rounds_curve
+from launch.measures import measure
+from launch.report import report
+from launch.rundir import RunDirectory, write_part
+from ledex_ray.config import recipe_from_tree
+from ledex_ray.errors import BadInput
+from ledex_ray.evaluation import Sample
+from ledex_ray.problems import CallTest, Problem
+from ledex_ray.published import BENCHMARKS, PUBLISHED, backbone_of
+from ledex_ray.tables import write_records
+from tests.evaluation.browser import Page
+from tests.evaluation.sample_run import HOSTILE, RIGHT, WRONG, sample, write_run
+
+TREE = {"evaluation": {"sampling": {"n": 2}, "k": [1, 2], "modes": ["explain"], "rounds": 2, "bootstrap": 100}}
+PROBLEMS = {f"own/p{n}": Problem(f"own/p{n}", "", (CallTest("()", "1"),), benchmark="own") for n in range(6)}
+
+
+def answers(repaired: int) -> list[Sample]:
+    """Two wrong first samples of six problems, refined twice with an explanation; some are right in the end."""
+    found = []
+    for number, problem in enumerate(PROBLEMS):
+        for index in range(2):
+            first = sample(index, "initial", WRONG, "", problem, id=f"{problem}/{index}", problem_id=problem)
+            error = "NameError" if index else "wrong value"
+            found.append(sample(index, "initial", WRONG, "", problem, id=first.id, problem_id=problem, error=error))
+            changes = {"problem_id": problem, "feedback_from": "public", "explanation": HOSTILE, "n_prompt_tokens": 70}
+            code = RIGHT if number < repaired else HOSTILE
+            once = sample(index, "explain", code, HOSTILE, first.id, id=f"{first.id}/1", **changes)
+            found.append(once)
+            if not once.passed:
+                code = RIGHT if number == repaired else WRONG
+                again = changes | {"round": 2, "id": f"{first.id}/2"}
+                found.append(sample(index, "explain", code, "", once.id, **again))
+    return found
+
+
+@pytest.fixture
+def run(runs_dir: Path) -> Iterator[RunDirectory]:
+    yield from finished(runs_dir, "one", 2)
+
+
+def finished(runs_dir: Path, name: str, repaired: int, **changes: object) -> Iterator[RunDirectory]:
+    """A run with training data, episodes, metrics, and an evaluation in which so many problems were repaired."""
+    write_run(runs_dir / name)
+    (runs_dir / name / "recipe.yaml").unlink()
+    run = RunDirectory.open(recipe_from_tree({"run": name, **TREE, **changes}))
+    for step in (1, 2, 3):
+        metrics = {"step": step, "reward": step / repaired, "codebleu": 0.5, "kl": 0.1 * step, "tokens": 100}
+        write_part(run.root / "ppo/metrics", step, [metrics])
+    for stage, seconds in (("synthesize", 60), ("ppo", 1800), ("ppo", 1800), ("evaluate", 30)):
+        run.event("stage_finished", stage=stage, seconds=seconds)
+    samples = answers(repaired)
+    folder = run.path("evaluation/heldout/x").parent
+    write_records(folder / "samples.parquet", samples)
+    evaluation = measure(samples, PROBLEMS, run.recipe.evaluation, {"prompt": "m"}, "public")
+    (folder / "evaluation.json").write_text(json.dumps(evaluation.to_json()))
+    overlap = {"evaluated": "own/p0", "trained": "t<script>", "kind": "near", "similarity": 0.8}
+    (folder / "contamination.json").write_text(json.dumps([overlap]))
+    counts = {"samples": len(samples), "weak_verdicts": 0, "infra": 0, "too_long": 0, "bug_set": "abc"}
+    run.finish("evaluation/heldout", counts | {"contaminated": 1})
+    yield run
+    run.close()
+
+
+def test_each_kind_of_error_is_followed_to_its_end() -> None:
+    flow = flow_of(answers(2), "prompt")
+    assert set(flow) == {"wrong value", "NameError"}
+    assert flow["NameError"] == flow["wrong value"] == Counter({"fixed": 2, "another error": 4})
+
+
+def test_rounds_are_drawn_only_where_there_are_several(run: RunDirectory) -> None:
+    results = json.loads((run.root / "evaluation/heldout/evaluation.json").read_text())["results"]
+    assert rounds_curve(results) is not None
+    assert rounds_curve([r for r in results if r["round"] < 2]) is None
+
+
+def test_calibration_bins_hold_every_answer_once() -> None:
+    pairs = [(-7.0, False), (-5.0, False), (-0.1, True), (0.1, False), (4.9, True), (5.0, True), (11.0, True)]
+    centres, shares, counts = bins_of(pairs, (-5.0, 5.0))
+    assert counts == [2, 1, 1, 3] and shares == [0.0, 1.0, 0.0, 1.0]
+    assert centres == pytest.approx([-6.0, -0.1, 0.1, 20.9 / 3])
+
+
+def test_episodes_are_read_without_their_tokens(run: RunDirectory) -> None:
+    episodes = read_episodes(run.root / "ppo/episodes")
+    assert [e["passed"] for e in episodes] == [True, False, False, True]
+    assert episodes[0]["terms"] == {"tests_passed": 0.5, "codebleu": 0.25}
+
+
+def test_costs_count_each_prompt_once_and_each_answer_once(runs_dir: Path) -> None:
+    gpus = {"rollout": {"gpus": 1, "actors": 2}, "learner": {"gpus": 1, "ranks": 4}}
+    (run,) = finished(runs_dir, "gpus", 2, **gpus)
+    found = {c.stage: c for c in costs(run.root, run.recipe)}
+    assert found["synthesize"].verdicts == 6 and found["synthesize"].written == 3 * 20 + 3 * 40
+    assert found["synthesize"].read == 10 + 2 * 30  # one problem, two wrong solutions
+    assert found["ppo"].trained == 300 and found["ppo"].seconds == 3600 and found["ppo"].gpu_hours == 6.0
+    assert found["evaluate"].gpu_hours == pytest.approx(2 * 30 / 3600)
+
+
+def test_the_papers_figures_stand_beside_its_own_backbones_alone() -> None:
+    assert backbone_of("bigcode/starcoder") == backbone_of("/models/starcoder-15b/") == "StarCoder-15B"
+    assert backbone_of("codellama/CodeLlama-7b-hf") == "CodeLlama-7B"
+    assert backbone_of("bigcode/starcoderbase") == backbone_of("smollm2-135m") == ""
+    for rows in PUBLISHED.values():
+        for row in rows:
+            assert len(row.figures) == len(BENCHMARKS) and all(0 < one < (ten or 100) < 100 for one, ten in row.figures)
+
+
+def test_a_browser_shows_the_report_on_a_desk_on_a_phone_and_in_the_dark(run: RunDirectory, page: Page) -> None:
+    report(run)
+    page.messages.clear()
+    for width, dark in ((1280, False), (390, True)):
+        page.size(width, 900, phone=width < 600)
+        page.dark(dark)
+        page.open((run.root / "report/report.html").as_uri())
+        assert page.value("document.documentElement.scrollWidth") <= width
+        assert page.value("[...document.images].every(i => i.complete && i.naturalWidth > 100)")
+        assert page.value("document.images.length") >= 6 and page.value("window.pwned === undefined")
+        assert "nearly the same text" in page.value("document.body.textContent")
+    page.dark(False)
+    assert page.heard() == []
+
+
+def test_runs_are_compared_by_problem_and_by_recipe(run: RunDirectory, runs_dir: Path, tmp_path: Path) -> None:
+    (other,) = finished(runs_dir, "two", 4, reward={"arm": "hardened"})
+    out = tmp_path / "arms.html"
+    _, rows = compare(["one", str(other.root)], out)
+    assert [row[0] for row in rows] == ["one: prompt", "one: prompt", "two: prompt", "two: prompt"]
+    html = out.read_text()
+    assert "reward.arm: &#39;paper&#39; -&gt; &#39;hardened&#39;" in html
+    # Round 1 repairs 2 of 6 problems in the first run and 4 in the other.
+    assert "<td>explain</td><td>own repair rate</td><td>two</td><td>+33.3 [" in html
+    assert html.count("data:image/png") == 2 and "http" not in html.replace("http-equiv", "")
+    with pytest.raises(BadInput, match="no such run"):
+        compare(["one", "three"], out)
+
+
+def test_a_browser_shows_the_comparison(run: RunDirectory, runs_dir: Path, tmp_path: Path, page: Page) -> None:
+    list(finished(runs_dir, "two", 4))
+    compare(["one", "two"], tmp_path / "comparison.html")
+    page.messages.clear()
+    page.size(390, 844, phone=True)
+    page.open((tmp_path / "comparison.html").as_uri())
+    assert page.value("document.documentElement.scrollWidth") <= 390
+    page.size(1280, 900)
+    assert page.heard() == []
