@@ -2,13 +2,15 @@
 
 Every call goes to all ranks at once and has a deadline; when a rank dies or stays silent the gang is ended and GangLost
 is raised: `rebuild` makes a new one from the newest checkpoint, and the caller replays the update from its stored
-episodes. Importing this file imports no torch. Not covered: what a rank does (learner_rank.py).
+episodes. Threads take turns: two calls whose order differed between ranks would wait for each other in a collective.
+Importing this file imports no torch. Not covered: what a rank does (learner_rank.py).
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,6 +84,10 @@ class LearnerGroup:
             "ppo": ppo,
             "separated": separated,
         }
+        self.turn = threading.RLock()
+        """Held while the gang works; who holds it knows that the weights, and their version, stay as they are."""
+        self.version = 0
+        """How many updates the weights have had: what they are sent as. Who loads a checkpoint sets it."""
         self._ranks: list[Any] = []
         self._placement: PlacementGroup | None = None
         self._start()
@@ -97,8 +103,14 @@ class LearnerGroup:
         return self._call("sft_loss", ray.put(list(examples)))[0]
 
     def ppo_update(self, episodes: Sequence[Episode], iteration: int) -> dict[str, float]:
-        """All epochs and minibatches of one iteration; its metrics. Raises NonFiniteSteps (with the episodes' ids)."""
-        return self._call("ppo_update", ray.put(list(episodes)), iteration)[0]
+        """All epochs and minibatches of one iteration; its metrics. Raises NonFiniteSteps (with the episodes' ids).
+
+        Afterwards the weights are version `iteration` + 1.
+        """
+        with self.turn:
+            metrics = self._call("ppo_update", ray.put(list(episodes)), iteration)[0]
+            self.version = iteration + 1
+        return metrics
 
     def log_probs(self, sequences: Sequence[NDArray[np.int32]], temperature: float) -> list[NDArray[np.float32]]:
         """[L - 1] for each sequence: the log-probability of token t + 1, logits divided by the temperature."""
@@ -133,9 +145,10 @@ class LearnerGroup:
 
     def rebuild(self, directory: Path) -> dict[str, Any] | None:
         """A new gang at the newest checkpoint under `directory` (None: at the start); after GangLost."""
-        self.shutdown()
-        self._start()
-        return self.load_checkpoint(directory)
+        with self.turn:
+            self.shutdown()
+            self._start()
+            return self.load_checkpoint(directory)
 
     def pids(self) -> list[int]:
         """The process of each rank, on its own node."""
@@ -192,10 +205,11 @@ class LearnerGroup:
 
     def _call(self, method: str, *arguments: Any, deadline: float | None = None) -> list[Any]:
         """The method's results by rank. Raises what a rank raised; GangLost if one died or the deadline passed."""
-        if not self._ranks:
-            raise GangLost("the gang has ended; rebuild it")
-        calls = [rank.call.remote(method, *arguments) for rank in self._ranks]
-        return self._wait(calls, deadline or self.learner.deadline_seconds, method)
+        with self.turn:
+            if not self._ranks:
+                raise GangLost("the gang has ended; rebuild it")
+            calls = [rank.call.remote(method, *arguments) for rank in self._ranks]
+            return self._wait(calls, deadline or self.learner.deadline_seconds, method)
 
     def _wait(self, calls: list[Any], deadline_seconds: float, method: str) -> list[Any]:
         deadline = time.monotonic() + deadline_seconds

@@ -49,7 +49,7 @@ def check_probe(
     probe: Sequences,
     temperature: float,
     tolerance: float,
-    refit: Callable[[Sequence[object]], None],
+    refit: Callable[[Sequence[object]], object],
 ) -> dict[str, Gap]:
     """The gaps of all engines that answer, each mean within `tolerance`.
 

@@ -34,6 +34,10 @@ class NoMembers(RuntimeError):
     """No actor became ready in time, with what each last died of."""
 
 
+class CalledOff(RuntimeError):
+    """Whoever asked for this work no longer wants it."""
+
+
 @dataclass
 class _Actor:
     handle: Any
@@ -66,7 +70,8 @@ class Service(Generic[T, R]):
     leases_per_member: int = 2
     accept: Callable[[R], bool] = lambda result: True  # False: another actor should try, at most twice
     refused: Callable[[R], bool] = lambda result: False  # True: the actor cannot serve before it is `usable` again
-    usable: Callable[[str, Any, Any], bool] = lambda name, handle, info: True  # asked with what `ready` gave
+    # Asked with what `ready` gave. None: not yet, and not the actor's fault; the time does not count as its absence.
+    usable: Callable[[str, Any, Any], bool | None] = lambda name, handle, info: True
 
 
 class RayPool(Generic[T, R]):
@@ -110,10 +115,13 @@ class RayPool(Generic[T, R]):
         """Queues an item. Raises ValueError for an id that is still in the pool."""
         self._pool.add(item_id, item)
 
-    def map(self, items: Iterable[tuple[str, T]]) -> Iterator[tuple[str, R | Dropped]]:
+    def map(
+        self, items: Iterable[tuple[str, T]], called_off: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[str, R | Dropped]]:
         """(id, result) as they finish; reads no further ahead in `items` than keeps the actors busy.
 
-        Closing the iterator calls off what actors have not begun (an engine stops in mid answer).
+        Closing the iterator calls off what actors have not begun (an engine stops in mid answer). Raises CalledOff
+        soon after `called_off` has become true, also while nothing finishes.
         """
         source = iter(items)
         open_ended = True
@@ -126,6 +134,8 @@ class RayPool(Generic[T, R]):
                     else:
                         self.submit(*pair)
                 yield from self.poll(POLL_SECONDS)
+                if called_off():
+                    raise CalledOff(f"{self.unfinished} items called off")
         finally:
             for call in self._calls:
                 ray.cancel(call)
@@ -215,10 +225,13 @@ class RayPool(Generic[T, R]):
             if watchdog.whereabouts(actor.handle).state == "DEAD":
                 self._pool.retire(name)
             return
-        if not self._service.usable(name, actor.handle, info):
-            actor.reason, actor.next_probe = "holds other weights", time.monotonic() + PROBE_SECONDS
+        usable = self._service.usable(name, actor.handle, info)
+        if usable:
+            self._pool.ready(name)
             return
-        self._pool.ready(name)
+        actor.reason, actor.next_probe = "holds other weights", time.monotonic() + PROBE_SECONDS
+        if usable is None:
+            actor.down_since = time.monotonic()
 
     def _check_silent(self, name: str, actor: _Actor) -> None:
         """An actor that does not answer `ready`: one that runs is stuck; one that starts has longer."""

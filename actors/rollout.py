@@ -46,7 +46,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-Refit = Callable[[Sequence[Any], WeightsRef], None]
+Refit = Callable[[Sequence[Any], WeightsRef], bool]
+"""Sends engines the weights named, or newer ones; False where that has to wait for the learner."""
 PROGRESS_SECONDS = 15.0
 SHUTDOWN_SECONDS = 20.0
 
@@ -69,16 +70,18 @@ class RolloutClient:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_refit": None}  # the learner's side stays in the driver
 
-    def generate(self, requests: Iterable[GenerationRequest]) -> Generator[Generation]:
+    def generate(
+        self, requests: Iterable[GenerationRequest], called_off: Callable[[], bool] = lambda: False
+    ) -> Generator[Generation]:
         """The generation of each request, as they finish; one that was given up has no completions and an error.
 
-        Raises ValueError for an id given twice, NoMembers when no engine comes back in time.
+        Raises ValueError for an id given twice, NoMembers when no engine comes back in time, CalledOff.
         """
         requests = list(requests)
         if not requests:
             return
         pool: RayPool[GenerationRequest, Generation] = RayPool(self._engines, self._service(requests))
-        for request_id, result in pool.map((r.id, r) for r in requests):
+        for request_id, result in pool.map(((r.id, r) for r in requests), called_off):
             if isinstance(result, Dropped):
                 yield Generation(request_id, (), f"given up: {'; '.join(result.strikes)}")
             else:
@@ -88,16 +91,18 @@ class RolloutClient:
         weights, refit = self._weights, self._refit
         asked: set[str] = set()  # incarnations that were given the path already
 
-        def usable(name: str, engine: Any, info: EngineInfo) -> bool:
+        def usable(name: str, engine: Any, info: EngineInfo) -> bool | None:
             if satisfies(info.held, info.streamed, weights):
                 return True
             if weights.path and info.incarnation not in asked:
                 asked.add(info.incarnation)
                 return True  # it loads them itself with its first request
-            if refit is not None:
-                log.info("refit engine=%s held=%d wanted=%d", name, info.held.version, weights.version)
-                refit([engine], weights)
-            return False
+            if refit is None:
+                return False
+            sent = refit([engine], weights)
+            if sent:
+                log.info("refitted engine=%s held=%d wanted=%d", name, info.held.version, weights.version)
+            return False if sent else None  # what it holds now is looked at when it is asked again
 
         # Enough sequences that the engine never waits for us, and no more: what queues inside it counts as silence.
         most = max(r.n for r in requests)
@@ -119,7 +124,7 @@ class RolloutGroup:
         self.model = model
         self.weights = WeightsRef(0, str(model_path))
         self.refit: Refit | None = None
-        """Sends the weights named to the engines given; set by whoever holds the learner."""
+        """Set by whoever holds the learner."""
         self.transfer = resolve_transfer(config)
         self._name = uuid.uuid4().hex[:6]
         self._placement: list[Any] = []

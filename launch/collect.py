@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from actors.embedder import EmbedderClient
 from actors.generation import Completion, Generation, GenerationRequest, WeightsRef
+from actors.ray_pool import CalledOff
 from actors.sandbox import ScoreRequest, ScoreResult
 from launch.fleet import Fleet
 from ledex_ray.chat import Renderer
@@ -117,10 +118,11 @@ class Collector:
         seed: int,
         *,
         execute: bool | None = None,
+        called_off: Callable[[], bool] = lambda: False,
     ) -> Iterator[list[Episode]]:
         """One group of episodes for each assignment, as they finish; an assignment that was given up has none.
 
-        `execute` runs the tests even under an arm that does not need them (for a pass rate).
+        `execute` runs the tests even under an arm that does not need them (for a pass rate). Raises CalledOff.
         """
         execute = self.arm.executes if execute is None else execute
         by_id = {a.id: a for a in assignments}
@@ -138,12 +140,14 @@ class Collector:
             for a in assignments
         ]
         scoring: list[Future[list[Episode]]] = []
-        for generation in self._fleet.rollout.client(weights).generate(requests):
+        for generation in self._fleet.rollout.client(weights).generate(requests, called_off):
             if generation.error:
                 log.warning("assignment_given_up id=%s reason=%s", generation.id, generation.error)
                 continue
             scoring.append(self._threads.submit(self._score, by_id[generation.id], generation, sampling, execute))
         for group in scoring:
+            if called_off():
+                raise CalledOff("scores called off")
             yield group.result()
 
     def _score(

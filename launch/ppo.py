@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ from ray.rllib.utils.checkpoints import Checkpointable
 from actors.failures import GangLost
 from actors.learner import LearnerGroup
 from actors.weights import TransferFailed
+from launch.best_model import BestModel
 from launch.collect import Assignment, Assignments, Collector
 from launch.console import log, task
 from launch.fleet import Fleet
@@ -102,7 +104,7 @@ class DebugPPO(Algorithm):
                 if losses == MOST_LOSSES:
                     raise
                 log.warning("ppo: %s; rebuilding the gang, %d of %d times", error, losses, MOST_LOSSES - 1)
-                self._go_on_from(self.learner.rebuild(self.checkpoints))
+                self._go_back(self.learner.rebuild, self.checkpoints)
         for name, value in metrics.items():
             self.metrics.log_value(name, value, reduce="mean", window=1)
 
@@ -120,6 +122,7 @@ class DebugPPO(Algorithm):
         self.session.tracker.log(STAGE, self.progress.iteration, metrics)
         if self._due(self.settings.checkpoint_every):
             self.learner.save_checkpoint(self.checkpoints, asdict(self.progress))
+            self.best.settle(self.progress.best_iteration)
         return metrics
 
     def _episodes(self, iteration: int) -> list[Episode]:
@@ -128,13 +131,15 @@ class DebugPPO(Algorithm):
         Asynchronously, the next batches are sampled and scored while this one is learned from; new weights reach the
         engines in the midst of that, and each token keeps the version it was sampled under.
         """
-        self.weights.publish(iteration)
+        self.weights.publish()
         ahead = self.settings.max_staleness if self.settings.mode == "asynchronous" else 0
         self._next = max(self._next, iteration)
         while self._next <= min(iteration + ahead, self.settings.iterations - 1):
             self._coming[self._next] = self._background.submit(self._collect, self._next)
             self._next += 1
-        return self._coming.pop(iteration).result()
+        episodes = self._coming[iteration].result()
+        del self._coming[iteration]
+        return episodes
 
     def _collect(self, iteration: int) -> list[Episode]:
         """Groups of episodes in a fixed order.
@@ -149,7 +154,10 @@ class DebugPPO(Algorithm):
         for attempt in range(1 + MOST_REPLACEMENTS * replaces):
             start = iteration * want + attempt * REPLACEMENT_OFFSET
             assignments = self.assignments.take(start, want - len(groups))
-            for group in self.collector.collect(assignments, self.settings.sampling, self.weights.ref, seed):
+            groups_found = self.collector.collect(
+                assignments, self.settings.sampling, self.weights.ref, seed, called_off=self._off.is_set
+            )
+            for group in groups_found:
                 alone = grouped and sum(e.scored for e in group) < 2  # nothing to be compared with
                 if group and not alone and not (self.settings.filter_groups and flat(group)):
                     groups[group[0].group_id] = group
@@ -158,12 +166,12 @@ class DebugPPO(Algorithm):
         return [episode for _, group in sorted(groups.items()) for episode in group]
 
     def _validate(self) -> dict[str, float]:
-        """The pass rate on held-in validation bugs; the best model by it is kept."""
-        self.weights.publish(self.progress.iteration)
+        """The pass rate on held-in validation bugs; the best model by it is kept, once a checkpoint says so."""
+        self.weights.publish()
         rate = self._pass_rate(self.validation)
         if not rate < self.progress.best_rate:  # NaN, where nothing could be validated, keeps the latest
             self.progress.best_rate, self.progress.best_iteration = rate, self.progress.iteration
-            self.learner.export_model(self.run.root / STAGE / "model")
+            self.learner.export_model(self.best.staged(self.progress.iteration))
         return {"validation_pass_rate": rate}
 
     def _pass_rate(self, assignments: Sequence[Assignment]) -> float:
@@ -193,9 +201,11 @@ class DebugPPO(Algorithm):
         self.progress = Progress()
         self._background = ThreadPoolExecutor(1, thread_name_prefix="collect")
         self._coming: dict[int, Future[list[Episode]]] = {}
+        self._off = threading.Event()  # what is being sampled in the background is no longer wanted
         self._next = 0
         self.store = EpisodeStore(self.run.path(STAGE, "episodes", "x").parent)
         self.checkpoints = self.run.path(STAGE, "checkpoints", "x").parent
+        self.best = BestModel(self.run.root / STAGE)
         self.collector = Collector(fleet)
         self.assignments = _training_assignments(self.run, fleet, self.collector)
         self.validation = _validation_assignments(self.run, fleet, self.collector)
@@ -249,11 +259,12 @@ class DebugPPO(Algorithm):
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
         Checkpointable.restore_from_path(self, path, *args, **kwargs)  # Algorithm's own asks the EnvRunnerGroup
-        self._go_on_from(self.learner.load_checkpoint(Path(path) / "learner"))
+        self._go_back(self.learner.load_checkpoint, Path(path) / "learner")
 
     @override(Algorithm)
     def cleanup(self) -> None:
-        self._background.shutdown(wait=False, cancel_futures=True)
+        self._call_off()
+        self._background.shutdown()
         self.learner.shutdown()
         if self._owned:
             self.session.fleet.close()
@@ -262,17 +273,28 @@ class DebugPPO(Algorithm):
 
     def resume(self) -> None:
         """Goes on from the run's newest complete checkpoint, where there is one."""
-        self._go_on_from(self.learner.load_checkpoint(self.checkpoints))
+        self._go_back(self.learner.load_checkpoint, self.checkpoints)
 
-    def _go_on_from(self, state: Mapping[str, Any] | None) -> None:
+    def _go_back(self, load: Callable[[Path], Mapping[str, Any] | None], checkpoints: Path) -> None:
+        self._call_off()  # first: nobody may be sent the weights while their version is not known
+        state = load(checkpoints)
         self.progress = Progress(**state) if state else Progress()
         self._iteration = self.progress.iteration
-        self.weights.forget()
+        self.weights.restart(self.progress.iteration)
+        self.best.settle(self.progress.best_iteration)
         self._next = self.progress.iteration
-        self._coming.clear()  # what was being sampled is sampled again, under weights that are known
         self.session.tracker.forget_after(STAGE, self.progress.iteration)
         if state:
             log.info("ppo: going on after iteration %d", self.progress.iteration)
+
+    def _call_off(self) -> None:
+        """Ends what is being sampled in the background: it is sampled again, under weights that are known."""
+        self._off.set()
+        for future in self._coming.values():
+            future.cancel()
+        wait(self._coming.values())
+        self._coming.clear()
+        self._off.clear()
 
 
 REPLACEMENT_OFFSET = 1 << 20  # replacements come from a part of the endless order that no iteration reaches

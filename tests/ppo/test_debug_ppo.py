@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
+from actors.learner import LearnerGroup
 from launch.fleet import Fleet
 from launch.ppo import STAGE, DebugPPO, DebugPPOConfig, Session, ppo
 from launch.rundir import RunDirectory, read_parts
@@ -116,8 +117,8 @@ def test_a_killed_learner_is_rebuilt_and_replays_the_stored_episodes(fleet: Flee
         metrics = Path(os.environ["LEDEX_RUNS"]) / "killed" / STAGE / "metrics"
         while not any(metrics.glob("*.jsonl")):
             time.sleep(0.1)
-        for process in psutil.process_iter(["cmdline"]):
-            if "ray::_RankActor" in " ".join(process.info["cmdline"] or []):
+        for process in psutil.Process().children(recursive=True):  # this session's alone
+            if "ray::_RankActor" in " ".join(process.cmdline()):
                 killed.append(process.pid)
                 os.kill(process.pid, signal.SIGKILL)
 
@@ -127,6 +128,26 @@ def test_a_killed_learner_is_rebuilt_and_replays_the_stored_episodes(fleet: Flee
     assert [row["step"] for row in read_parts(root / STAGE / "metrics")] == [1, 2, 3]
     ids = [e.id for i in range(ITERATIONS) for e in EpisodeStore(root / STAGE / "episodes").read(i) or []]
     assert len(ids) == len(set(ids)) == 4 * ITERATIONS
+
+
+def test_a_best_model_without_its_checkpoint_is_not_kept(
+    fleet: Fleet, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver ends after the export at iteration 2 and before the checkpoint that would count it as the best."""
+    save = LearnerGroup.save_checkpoint
+
+    def end_at_two(learner: LearnerGroup, directory: Path, state: dict[str, Any]) -> None:
+        if state["iteration"] == 2:
+            raise KeyboardInterrupt
+        save(learner, directory, state)
+
+    root = Path(os.environ["LEDEX_RUNS"]) / "torn"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LearnerGroup, "save_checkpoint", end_at_two)
+        train(fleet, "torn", tiny_llama)
+    assert not (root / STAGE / "model").exists()
+    train(fleet, "torn", tiny_llama)
+    assert (root / STAGE / "model" / "config.json").exists() and not list((root / STAGE).glob(".model*"))
 
 
 def coin(inputs: Inputs) -> float:
