@@ -29,11 +29,12 @@ from launch.best_model import BestModel
 from launch.collect import Assignment, Assignments, Collector
 from launch.console import log, task
 from launch.fleet import Fleet
-from launch.problem_sets import training_problems, validation_problems
+from launch.problem_sets import validation_problems
 from launch.rundir import RunDirectory
 from launch.seeding import seeded_trajectories
 from launch.synthesize import load_trajectories, require_synthesis
 from launch.tracking import Tracker
+from launch.training_set import training_set
 from launch.weight_sync import WeightSync
 from ledex_ray.config import Recipe, recipe_from_tree
 from ledex_ray.episode_metrics import describe, flat
@@ -355,7 +356,7 @@ def _training_assignments(run: RunDirectory, fleet: Fleet, collector: Collector)
     trajectories = load_trajectories(run)
     recipe = run.recipe
     assignments = Assignments(
-        trajectories, training_problems(recipe), fleet.renderer, recipe, collector.arm, recipe.ppo.max_prompts
+        trajectories, training_set(run, fleet), fleet.renderer, recipe, collector.arm, recipe.ppo.max_prompts
     )
     if not len(assignments):
         raise BadInput(

@@ -16,10 +16,10 @@ from actors.learner import LearnerGroup
 from launch.best_model import BestModel
 from launch.console import log, task
 from launch.fleet import Fleet
-from launch.problem_sets import training_problems
 from launch.rundir import RunDirectory
 from launch.synthesize import load_attempts, load_trajectories, require_synthesis
 from launch.tracking import Tracker
+from launch.training_set import training_set
 from ledex_ray.config import SFTConfig
 from ledex_ray.episodes import SupervisedExample
 from ledex_ray.errors import BadInput
@@ -45,7 +45,7 @@ def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
     recipe, config = run.recipe, run.recipe.sft
     require_synthesis(run)
     examples = supervised_examples(
-        training_problems(recipe),
+        training_set(run, fleet),
         load_attempts(run),
         load_trajectories(run),
         fleet.renderer,
