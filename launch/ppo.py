@@ -26,8 +26,9 @@ from actors.failures import GangLost
 from actors.learner import LearnerGroup
 from actors.weights import TransferFailed
 from launch.best_model import BestModel
-from launch.collect import Assignment, Assignments, Collector
+from launch.collect import Assignments, Collector
 from launch.console import log, task
+from launch.dialogue import Assignment
 from launch.fleet import Fleet
 from launch.problem_sets import validation_problems
 from launch.rundir import RunDirectory
@@ -156,7 +157,12 @@ class DebugPPO(Algorithm):
             start = iteration * want + attempt * REPLACEMENT_OFFSET
             assignments = self.assignments.take(start, want - len(groups))
             groups_found = self.collector.collect(
-                assignments, self.settings.sampling, self.weights.ref, seed, called_off=self._off.is_set
+                assignments,
+                self.settings.sampling,
+                self.weights.ref,
+                seed,
+                turns=self.settings.turns,
+                called_off=self._off.is_set,
             )
             for group in groups_found:
                 alone = grouped and sum(e.scored for e in group) < 2  # nothing to be compared with
@@ -177,7 +183,9 @@ class DebugPPO(Algorithm):
 
     def _pass_rate(self, assignments: Sequence[Assignment]) -> float:
         sampling = self.settings.sampling.model_copy(update={"n": self.settings.validation_samples})
-        groups = self.collector.collect(assignments, sampling, self.weights.ref, self.settings.seed, execute=True)
+        groups = self.collector.collect(
+            assignments, sampling, self.weights.ref, self.settings.seed, execute=True, turns=self.settings.turns
+        )
         verdicts = [e.verdict == "PASSED" for group in groups for e in group if e.verdict != "INFRA"]
         return float(np.mean(verdicts)) if verdicts else math.nan
 

@@ -14,7 +14,13 @@ from launch.rundir import RunDirectory
 from launch.training_set import training_set
 from ledex_ray.config import recipe_from_tree
 
-SOUND: dict[str, Any] = {"id": "sound", "text": "Add one.", "entry_point": "f", "split": "train", "tests": ["assert f(1) == 2"]}
+SOUND: dict[str, Any] = {
+    "id": "sound",
+    "text": "Add one.",
+    "entry_point": "f",
+    "split": "train",
+    "tests": ["assert f(1) == 2"],
+}
 WEAK = SOUND | {"id": "weak", "text": "Sort by a key.", "tests": ["assert f([3, 1], key=lambda x: -x) == [3, 1]"]}
 RIGHT = {
     "sound": "def f(x):\n    return x + 1\n",
