@@ -25,6 +25,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors import checkpoint
 from actors.failures import GangLost
 from actors.precision import openmp_environment, resolve_precision
+from actors.usage import Busy
 from ledex_ray.config import LearnerConfig, ModelConfig, OptimizerConfig, PPOConfig
 from ledex_ray.episodes import Episode, SupervisedExample
 from ledex_ray.errors import BadInput
@@ -88,6 +89,8 @@ class LearnerGroup:
         """Held while the gang works; who holds it knows that the weights, and their version, stay as they are."""
         self.version = 0
         """How many updates the weights have had: what they are sent as. Who loads a checkpoint sets it."""
+        self.busy = Busy()
+        """How long the gang has worked."""
         self._ranks: list[Any] = []
         self._placement: PlacementGroup | None = None
         self._start()
@@ -205,7 +208,7 @@ class LearnerGroup:
 
     def _call(self, method: str, *arguments: Any, deadline: float | None = None) -> list[Any]:
         """The method's results by rank. Raises what a rank raised; GangLost if one died or the deadline passed."""
-        with self.turn:
+        with self.turn, self.busy:
             if not self._ranks:
                 raise GangLost("the gang has ended; rebuild it")
             calls = [rank.call.remote(method, *arguments) for rank in self._ranks]

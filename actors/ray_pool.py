@@ -19,6 +19,7 @@ import ray
 
 from actors import watchdog
 from actors.pool import Dropped, Health, Lease, Pool
+from actors.usage import Counts
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -49,16 +50,6 @@ class _Actor:
     reason: str = "not ready yet"
 
 
-@dataclass
-class Counts:
-    """What happened so far; for metrics."""
-
-    deaths: int = 0
-    stuck: int = 0
-    retries: int = 0
-    dropped: int = 0
-
-
 @dataclass(frozen=True)
 class Service(Generic[T, R]):
     """How to call one kind of actor. `seconds(n)` is the longest silence while n items are worked on."""
@@ -77,8 +68,8 @@ class Service(Generic[T, R]):
 class RayPool(Generic[T, R]):
     """Calls on actors with retries elsewhere. Not for use by two threads at once."""
 
-    def __init__(self, actors: Mapping[str, Any], service: Service[T, R]) -> None:
-        self.counts = Counts()
+    def __init__(self, actors: Mapping[str, Any], service: Service[T, R], counts: Counts | None = None) -> None:
+        self._counts = counts or Counts()
         self._service = service
         self._pool: Pool[T] = Pool(
             clock=time.monotonic,
@@ -149,7 +140,7 @@ class RayPool(Generic[T, R]):
             self._collect(0.0 if self._out else max(0.0, min(POLL_SECONDS, deadline - time.monotonic())))
             self._end_overdue()
             for dropped in self._pool.take_dropped():
-                self.counts.dropped += 1
+                self._counts.add("dropped")
                 log.error("item dropped id=%s strikes=%s", dropped.item_id, "; ".join(dropped.strikes))
                 self._out.append((dropped.item_id, dropped))
             if self._out or not self._pool.unfinished or time.monotonic() >= deadline:
@@ -184,7 +175,7 @@ class RayPool(Generic[T, R]):
             return
         except (ray.exceptions.RayError, TimeoutError) as error:  # it raised, or its result is lost; it lives on
             log.warning("call failed actor=%s items=%s error=%s", lease.member, lease.item_ids[:4], _first_line(error))
-            self._pool.fail(lease.id, _first_line(error))
+            self._counts.add("retries", len(self._pool.fail(lease.id, _first_line(error))))
             return
         if any(self._service.refused(result) for result in results):
             self._lost(lease.member, f"cannot serve: {results[0]}", strike=False)
@@ -192,7 +183,7 @@ class RayPool(Generic[T, R]):
         by_id = dict(zip(lease.item_ids, results, strict=True))
         again = [item_id for item_id in lease.item_ids if not self._service.accept(by_id[item_id])]
         delivered = self._pool.finish(lease.id, again)
-        self.counts.retries += len(lease.items) - len(delivered)
+        self._counts.add("retries", len(lease.items) - len(delivered))
         self._out += [(item_id, by_id[item_id]) for item_id in delivered]
 
     def _look_after_members(self) -> None:
@@ -255,7 +246,7 @@ class RayPool(Generic[T, R]):
         self, name: str, handle: Any, at: watchdog.Whereabouts, items: tuple[str, ...], silent_seconds: float
     ) -> None:
         """Names a stuck actor, shows its stack and ends its process; Ray starts it anew."""
-        self.counts.stuck += 1
+        self._counts.add("stuck")
         watchdog.report_stuck(items, name, silent_seconds, watchdog.examine(at.pid, at.node_id))
         if not watchdog.end_process(at.pid, at.node_id):
             ray.kill(handle, no_restart=False)
@@ -264,9 +255,10 @@ class RayPool(Generic[T, R]):
         actor = self._actors[name]
         if name not in self._serving():
             return  # known already: another of its calls told
-        self.counts.deaths += strike
+        self._counts.add("deaths", int(strike))
         actor.down_since, actor.next_probe, actor.reason = time.monotonic(), 0.0, reason
         items = self._pool.lost(name, reason, strike=strike)
+        self._counts.add("retries", len(items))
         log.warning("actor=%s lost (%s); %d items go elsewhere", name, reason, len(items))
 
     def _end_overdue(self) -> None:

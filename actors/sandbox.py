@@ -21,6 +21,7 @@ import ray
 from actors import watchdog
 from actors.pool import Dropped
 from actors.ray_pool import RayPool, Service
+from actors.usage import Busy, Counts, Usage
 from ledex_ray.config import SandboxConfig
 from ledex_ray.problems import Limits, Problem
 from ledex_ray.prompts import Answer
@@ -72,9 +73,9 @@ class SandboxActor:
         self._config = config
         self._judge = self._new_judge()
         self._scorer = Scorer()
-        self._busy = False
+        self._busy = Busy()
         self._moved = time.monotonic()
-        self._served = 0
+        self._incarnation, self._served = uuid.uuid4().hex, 0
 
     @ray.method(concurrency_group="control")
     def ready(self) -> SandboxInfo:
@@ -85,15 +86,18 @@ class SandboxActor:
     @ray.method(concurrency_group="control")
     def stalled_seconds(self) -> float:
         """How long the present program has been worked on; 0 while idle."""
-        return time.monotonic() - self._moved if self._busy else 0.0
+        return time.monotonic() - self._moved if self._busy.in_hand else 0.0
+
+    @ray.method(concurrency_group="control")
+    def usage(self) -> Usage:
+        """What this sandbox has done."""
+        return Usage(self._incarnation, self._busy.seconds, self._served)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
         """One result a request, in order; never raises for what an answer says or does."""
-        self._busy, self._moved = True, time.monotonic()
-        try:
+        self._moved = time.monotonic()
+        with self._busy:
             return [self._score(request) for request in requests]
-        finally:
-            self._busy = False
 
     def _score(self, request: ScoreRequest) -> ScoreResult:
         terms = self._scorer.score([request.job])[0]
@@ -137,14 +141,19 @@ class SandboxClient:
     """
 
     def __init__(
-        self, actors: Mapping[str, Any], config: SandboxConfig, demand: Callable[[int], None] | None = None
+        self,
+        actors: Mapping[str, Any],
+        config: SandboxConfig,
+        demand: Callable[[int], None] | None = None,
+        counts: Counts | None = None,
     ) -> None:
         self._actors = dict(actors)
         self._config = config
         self._demand = demand
+        self._counts = counts
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_demand": None}
+        return self.__dict__ | {"_demand": None, "_counts": None}
 
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
         """One result a request, as they finish; `requests` is read no faster than sandboxes work.
@@ -162,7 +171,7 @@ class SandboxClient:
                 demand(+1)
                 yield request.id, request
 
-        pool: RayPool[ScoreRequest, ScoreResult] = RayPool(self._actors, self._service())
+        pool: RayPool[ScoreRequest, ScoreResult] = RayPool(self._actors, self._service(), self._counts)
         try:
             for request_id, result in pool.map(items()):
                 begun -= 1
@@ -196,6 +205,7 @@ class SandboxGroup:
         self._name = uuid.uuid4().hex[:6]
         self._lock = threading.Lock()
         self._waiting = 0
+        self.counts = Counts()
         self._actors: dict[str, Any] = {}
         for _ in range(config.actors or max(1, int(ray.cluster_resources().get("sandbox", 1)))):
             self._add()
@@ -215,6 +225,7 @@ class SandboxGroup:
         )
 
     def _demand(self, change: int) -> None:
+        self.counts.waiting(change)
         with self._lock:
             self._waiting += change
             full = len(self._actors) * self.config.batch_size * LEASES
@@ -229,7 +240,7 @@ class SandboxGroup:
 
     def client(self) -> SandboxClient:
         """A client of all sandboxes there are now."""
-        return SandboxClient(self._actors, self.config, self._demand)
+        return SandboxClient(self._actors, self.config, self._demand, self.counts)
 
     def shutdown(self) -> None:
         """Ends every sandbox; their children end with them."""

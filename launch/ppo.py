@@ -36,6 +36,7 @@ from launch.seeding import seeded_trajectories
 from launch.synthesize import load_trajectories, require_synthesis
 from launch.tracking import Tracker
 from launch.training_set import training_set
+from launch.utilisation import Utilisation
 from launch.weight_sync import WeightSync
 from ledex_ray.config import Recipe, recipe_from_tree
 from ledex_ray.episode_metrics import describe, flat
@@ -121,6 +122,7 @@ class DebugPPO(Algorithm):
         self.progress.iteration += 1
         if self._due(self.settings.validate_every):
             metrics |= self._validate()
+        metrics |= self.utilisation.measure()
         self.session.tracker.log(STAGE, self.progress.iteration, metrics)
         if self._due(self.settings.checkpoint_every):
             self.learner.save_checkpoint(self.checkpoints, asdict(self.progress))
@@ -230,6 +232,7 @@ class DebugPPO(Algorithm):
         )
         probe = _probe(self.assignments, fleet)
         self.weights = WeightSync(self.learner, fleet.rollout, probe, self.settings.reload_tolerance)
+        self.utilisation = Utilisation(fleet, self.learner)
 
     def _bare_setup(self) -> None:
         """What `step`, `save` and `cleanup` of Algorithm touch, without what its own `setup` builds."""

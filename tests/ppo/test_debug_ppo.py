@@ -63,6 +63,28 @@ def tree(model: Path, run: str, arm: str = "paper", **ppo_keys: Any) -> dict[str
 
 
 @pytest.fixture(scope="module")
+def tiny_llama(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a head of its own that ends one answer in about ten tokens, so that dialogues go on."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig.from_pretrained(tiny_llama)
+    config.tie_word_embeddings = False
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 5.0  # after the norm this channel is nearly the root of the width
+        model.lm_head.weight[:, 0] = 0.0
+        model.lm_head.weight[config.eos_token_id] = 0.0
+        model.lm_head.weight[config.eos_token_id, 0] = np.log(config.vocab_size / 10) / config.hidden_size**0.5
+    folder = tmp_path_factory.mktemp("ending_llama")
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def fleet(tiny_llama: Path, ray_session: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """One engine, one sandbox pool and one finished synthesis for all tests of this file."""
     os.environ["LEDEX_RUNS"] = str(tmp_path_factory.mktemp("runs"))
@@ -100,6 +122,8 @@ def test_each_iteration_is_committed_once_under_the_policy_it_says(fleet: Fleet,
     assert [row["step"] for row in history] == [1, 2, 3]
     assert all(row["engine_gap_mean"] < 1e-4 for row in history)  # float32: engine and learner are one policy
     assert history[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert all(0 < row["busy_rollout"] <= 1 and 0 < row["busy_learner"] <= 1 for row in history)
+    assert all(row["tokens_per_second/rollout-0"] > 0 and row["queue_peak_rollout"] >= 2 for row in history[:1])
     staleness = 0 if mode == "synchronous" else 1
     store = EpisodeStore(root / STAGE / "episodes")
     for iteration in range(ITERATIONS):
@@ -108,6 +132,18 @@ def test_each_iteration_is_committed_once_under_the_policy_it_says(fleet: Fleet,
         versions = np.concatenate([e.weight_versions[e.loss_mask] for e in episodes])
         assert versions.min() >= max(0, iteration - staleness) and versions.max() <= iteration
     assert (root / STAGE / "model" / "config.json").exists()
+
+
+def test_an_episode_of_several_turns_is_learned_from_as_it_was_sampled(fleet: Fleet, tiny_llama: Path) -> None:
+    keys = {"turns": 3, "sampling": {"n": 4, "max_tokens": 48}, "iterations": 2}
+    root = train(fleet, "turns", tiny_llama, **keys)
+    store = EpisodeStore(root / STAGE / "episodes")
+    episodes = [e for iteration in range(2) for e in store.read(iteration) or []]
+    answers = [int(np.diff(np.concatenate([[0], e.loss_mask.astype(int)])).clip(0).sum()) for e in episodes]
+    assert max(answers) == 3 and len(episodes) == 16
+    for episode, turns in zip(episodes, answers, strict=True):
+        assert turns == 1 or "no Python code" in episode.text
+    assert all(row["behaviour_gap_max"] < 1e-3 for row in read_parts(root / STAGE / "metrics"))
 
 
 def test_a_killed_learner_is_rebuilt_and_replays_the_stored_episodes(fleet: Fleet, tiny_llama: Path) -> None:
