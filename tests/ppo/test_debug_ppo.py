@@ -135,7 +135,7 @@ def test_each_iteration_is_committed_once_under_the_policy_it_says(fleet: Fleet,
 
 
 def test_an_episode_of_several_turns_is_learned_from_as_it_was_sampled(fleet: Fleet, tiny_llama: Path) -> None:
-    keys = {"turns": 3, "sampling": {"n": 4, "max_tokens": 48}, "iterations": 2}
+    keys: dict[str, Any] = {"turns": 3, "sampling": {"n": 4, "max_tokens": 48}, "iterations": 2}
     root = train(fleet, "turns", tiny_llama, **keys)
     store = EpisodeStore(root / STAGE / "episodes")
     episodes = [e for iteration in range(2) for e in store.read(iteration) or []]
