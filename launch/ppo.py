@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
+from ray.tune import PlacementGroupFactory
 
 from actors.failures import GangLost
 from actors.learner import LearnerGroup
@@ -31,7 +33,7 @@ from launch.console import log, task
 from launch.dialogue import Assignment
 from launch.fleet import Fleet
 from launch.problem_sets import validation_problems
-from launch.rundir import RunDirectory
+from launch.rundir import RunDirectory, runs_folder
 from launch.seeding import seeded_trajectories
 from launch.synthesize import load_trajectories, require_synthesis
 from launch.tracking import Tracker
@@ -71,18 +73,30 @@ class Session:
 
 
 class DebugPPOConfig(AlgorithmConfig):
-    """RLlib's config object around a recipe: `DebugPPOConfig().recipe({...})`."""
+    """RLlib's config object around a recipe: `DebugPPOConfig().recipe({...})`.
+
+    For Tune, whose trials run in processes and folders of their own, `param_space` gives the same as a mapping.
+    """
 
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
         super().__init__(algo_class=algo_class or DebugPPO)
         self._is_online = False  # no EnvRunnerGroup
         self.ledex: dict[str, Any] = {}
+        self.runs = ""  # where runs live; "" for this process's own idea of it
 
     def recipe(self, tree: Mapping[str, Any]) -> DebugPPOConfig:
         """Takes a recipe as a plain mapping; raises BadInput where it is wrong."""
         recipe_from_tree(tree)
         self.ledex = dict(tree)
         return self
+
+    @staticmethod
+    def param_space(tree: Mapping[str, Any]) -> dict[str, Any]:
+        """A recipe as Tune's `param_space`, in which any key may be a search, e.g. `tune.grid_search`.
+
+        Each trial needs a `run` of its own: `tune.sample_from` makes one from what was searched.
+        """
+        return {"ledex": dict(tree), "runs": str(runs_folder().resolve())}
 
 
 class DebugPPO(Algorithm):
@@ -205,7 +219,7 @@ class DebugPPO(Algorithm):
     def setup(self, config: AlgorithmConfig) -> None:
         self._bare_setup()
         self._owned = self.shared is None
-        self.session = self.shared or open_session(recipe_from_tree(self.config.ledex))
+        self.session = self.shared or open_session(recipe_from_tree(self.config.ledex), self.config.runs)
         self.run, fleet = self.session.run, self.session.fleet
         recipe = self.run.recipe
         self.settings = recipe.ppo
@@ -243,6 +257,16 @@ class DebugPPO(Algorithm):
         self.env_to_module_connector = self.module_to_env_connector = None
         self.evaluation_config = self.config.get_evaluation_config_object()
         self._set_up_metrics()
+
+    @classmethod
+    @override(Algorithm)
+    def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
+        """What a trial's actors ask Ray for; long-lived actors take no CPU, and learner ranks place themselves."""
+        recipe = recipe_from_tree(config["ledex"])
+        rollout = recipe.rollout
+        sandboxes = recipe.sandbox.actors or max(1, int(ray.cluster_resources().get("sandbox", 1)))
+        engines = [{"GPU": rollout.gpus * rollout.tensor_parallel}] * rollout.actors if rollout.gpus else []
+        return PlacementGroupFactory([{"CPU": 1.0}, *[{"sandbox": 1.0}] * sandboxes, *engines])
 
     @override(Algorithm)
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
@@ -342,9 +366,9 @@ def _note(result: Mapping[str, Any]) -> str:
     return f"reward {result['reward']:+.2f}, {result.get('tests_passed', math.nan):.0%} of tests"
 
 
-def open_session(recipe: Recipe) -> Session:
+def open_session(recipe: Recipe, runs: str = "") -> Session:
     """A session of its own for a training under Tune."""
-    run = RunDirectory.open(recipe)
+    run = RunDirectory.open(recipe, folder=Path(runs) if runs else None)
     return Session(run, Fleet(recipe), Tracker(run))
 
 

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from actors.learner import LearnerGroup
+from examples.sweep_kl import sweep
 from launch.fleet import Fleet
 from launch.ppo import STAGE, DebugPPO, DebugPPOConfig, Session, ppo
 from launch.rundir import RunDirectory, read_parts
@@ -230,3 +231,16 @@ def test_rllib_drives_saves_and_restores_it(fleet: Fleet, tiny_llama: Path, tmp_
         DebugPPO.shared = None
         tracker.close()
         run.close()
+
+
+def test_tune_sweeps_a_coefficient_from_one_finished_synthesis(fleet: Fleet, tiny_llama: Path) -> None:
+    base = Path(os.environ["LEDEX_RUNS"]).resolve() / "base"
+    tree_of_one = tree(tiny_llama, "base", iterations=1, validate_every=1)
+    tree_of_one["sandbox"] = {"floor": "C", "actors": 1}
+    fleet.sandbox.shutdown()  # trials start sandboxes of their own, and this Ray has two places
+    results = sweep(base, tree_of_one, [0.0, 0.1])
+    assert not results.errors
+    found = {result.config["ledex"]["ppo"]["kl_coef"]: result.metrics for result in results if result.config}
+    assert {kl: metrics["training_iteration"] for kl, metrics in found.items() if metrics} == {0.0: 1, 0.1: 1}
+    for name in ("base-kl-0", "base-kl-0.1"):
+        assert [row["step"] for row in read_parts(base.parent / name / STAGE / "metrics")] == [1]
