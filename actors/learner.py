@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors import checkpoint
+from actors import checkpoint, watchdog
 from actors.failures import GangLost
 from actors.precision import openmp_environment, resolve_precision
 from actors.usage import Busy
@@ -42,6 +42,7 @@ class _RankActor:
     def __init__(self, spec: dict[str, Any]) -> None:
         from actors.learner_rank import LearnerRank, LearnerSpec
 
+        watchdog.arm()
         self._rank = LearnerRank(LearnerSpec(**spec))
 
     def call(self, method: str, *arguments: Any) -> Any:
@@ -121,9 +122,13 @@ class LearnerGroup:
 
     # Weights and checkpoints
 
-    def send_weights(self, engines: Sequence[Any], version: int, backend: str) -> TransferReceipt:
-        """Streams the weights into the rollout engines as `version`; the sender's receipt."""
-        return self._call("send_weights", list(engines), version, backend)[0]
+    def send_weights(
+        self, engines: Sequence[Any], version: int, backend: str, deadline_seconds: float = 600.0
+    ) -> TransferReceipt:
+        """Streams the weights into the rollout engines as `version`; the sender's receipt. Raises TransferFailed."""
+        # Before our own deadline: an engine that hangs must not look like a rank that does.
+        seconds = min(deadline_seconds, 0.8 * self.learner.deadline_seconds)
+        return self._call("send_weights", list(engines), version, backend, seconds)[0]
 
     def export_model(self, directory: Path) -> Path:
         """A plain Hugging Face directory with the tokenizer, adapters merged; it appears whole or not at all."""
@@ -221,6 +226,9 @@ class LearnerGroup:
             while pending:  # one at a time: the first failure ends the wait, whichever rank it is
                 done, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()))
                 if not done:
+                    for call in pending:  # a stopped process would outlive a polite request
+                        rank = calls.index(call)
+                        watchdog.end_stuck(self._ranks[rank], f"learner-{rank}", (method,), deadline_seconds)
                     raise GangLost(f"{method}: {len(pending)} ranks silent for {deadline_seconds:.0f} s")
                 ray.get(done)
         except (GangLost, ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:

@@ -51,6 +51,7 @@ Refit = Callable[[Sequence[Any], WeightsRef], bool]
 """Sends engines the weights named, or newer ones; False where that has to wait for the learner."""
 PROGRESS_SECONDS = 15.0
 SHUTDOWN_SECONDS = 20.0
+ASK_SECONDS = 5.0
 
 
 class EnginesNotReady(RuntimeError):
@@ -172,6 +173,28 @@ class RolloutGroup:
                 log.warning("an engine is down: %s", str(error).splitlines()[0])
         return found
 
+    def wait_until_serving(self) -> None:
+        """Returns when every engine answers, at the latest after `ready_seconds`.
+
+        One that runs and stays silent for `deadline_seconds` is named, ended, and starts anew.
+        """
+        started = time.monotonic()
+        silent: dict[str, float] = {}  # since when
+        while (now := time.monotonic()) - started < self.config.ready_seconds:
+            calls = {engine.info.remote(): name for name, engine in self._engines.items()}
+            done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=ASK_SECONDS)
+            missing = set(calls.values()) - {calls[call] for call in done if _answered(call)}
+            if not missing:
+                return
+            silent = {name: silent.get(name, now) for name in missing}
+            for name, since in silent.items():
+                engine, seconds = self._engines[name], time.monotonic() - since
+                if watchdog.whereabouts(engine).state != "ALIVE":
+                    silent[name] = time.monotonic()  # it is starting
+                elif seconds > self.config.deadline_seconds:
+                    watchdog.end_stuck(engine, name, ("info",), seconds)
+            time.sleep(1.0)
+
     def load(self, path: Path | str, version: int) -> None:
         """From now the weights of the Hugging Face directory `path` are served as `version`, by every engine."""
         self.weights = WeightsRef(version, str(path))
@@ -289,6 +312,14 @@ class RolloutGroup:
                 raise EnginesNotReady(f"{names} not ready after {self.config.ready_seconds:.0f} s")
             if waiting and not done:
                 log.info("%d of %d engines starting", len(waiting), len(self._engines))
+
+
+def _answered(call: ray.ObjectRef) -> bool:
+    try:
+        ray.get(call)
+    except ray.exceptions.RayActorError:
+        return False
+    return True
 
 
 def resolve_transfer(config: RolloutConfig) -> str:

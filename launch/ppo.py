@@ -114,6 +114,8 @@ class DebugPPO(Algorithm):
         losses = 0
         while True:
             try:
+                if losses:
+                    self._go_back(self.learner.rebuild, self.checkpoints)
                 metrics = self._iterate()
                 break
             except (GangLost, TransferFailed) as error:
@@ -121,7 +123,6 @@ class DebugPPO(Algorithm):
                 if losses == MOST_LOSSES:
                     raise
                 log.warning("ppo: %s; rebuilding the gang, %d of %d times", error, losses, MOST_LOSSES - 1)
-                self._go_back(self.learner.rebuild, self.checkpoints)
         for name, value in metrics.items():
             self.metrics.log_value(name, value, reduce="mean", window=1)
 

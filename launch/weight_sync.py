@@ -17,8 +17,7 @@ from actors.generation import WeightsRef
 from actors.learner import LearnerGroup
 from actors.probe import check_probe
 from actors.rollout import RolloutGroup
-
-POLL_SECONDS = 2.0
+from actors.weights import TransferReceipt
 
 
 class PolicyGone(RuntimeError):
@@ -53,8 +52,8 @@ class WeightSync:
             if self._version == version:
                 return
             start = time.monotonic()
-            self._wait_for_engines()  # one that a failed transfer ended is starting anew
-            receipt = self._learner.send_weights(self._group.engines, version, self._group.transfer)
+            self._group.wait_until_serving()  # one that a failed transfer ended is starting anew
+            receipt = self._send(self._group.engines, version)
             self._group.published(WeightsRef(version, receipt.path))
             sent = time.monotonic()
             learner = self._learner.log_probs([np.asarray(s, dtype=np.int32) for s in self._probe], 1.0)
@@ -81,7 +80,7 @@ class WeightSync:
             version = self._learner.version
             if version < wanted.version:
                 raise PolicyGone(f"weights {wanted.version} are gone, the learner is back at {version}")
-            self._learner.send_weights(engines, version, self._group.transfer)
+            self._send(engines, version)
         finally:
             self._learner.turn.release()
         return True
@@ -91,7 +90,6 @@ class WeightSync:
         self._learner.version = version
         self._version = None
 
-    def _wait_for_engines(self) -> None:
-        deadline = time.monotonic() + self._group.config.ready_seconds
-        while len(self._group.infos()) < len(self._group.engines) and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
+    def _send(self, engines: Sequence[Any], version: int) -> TransferReceipt:
+        deadline_seconds = self._group.config.deadline_seconds
+        return self._learner.send_weights(engines, version, self._group.transfer, deadline_seconds)
