@@ -2,13 +2,15 @@
 
 Every call goes to all ranks at once and has a deadline; when a rank dies or stays silent the gang is ended and GangLost
 is raised: `rebuild` makes a new one from the newest checkpoint, and the caller replays the update from its stored
-episodes. Importing this file imports no torch. Not covered: what a rank does (learner_rank.py).
+episodes. Threads take turns: two calls whose order differed between ranks would wait for each other in a collective.
+Importing this file imports no torch. Not covered: what a rank does (learner_rank.py).
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +22,10 @@ from numpy.typing import NDArray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors import checkpoint
+from actors import checkpoint, watchdog
 from actors.failures import GangLost
 from actors.precision import openmp_environment, resolve_precision
+from actors.usage import Busy
 from ledex_ray.config import LearnerConfig, ModelConfig, OptimizerConfig, PPOConfig
 from ledex_ray.episodes import Episode, SupervisedExample
 from ledex_ray.errors import BadInput
@@ -39,6 +42,7 @@ class _RankActor:
     def __init__(self, spec: dict[str, Any]) -> None:
         from actors.learner_rank import LearnerRank, LearnerSpec
 
+        watchdog.arm()
         self._rank = LearnerRank(LearnerSpec(**spec))
 
     def call(self, method: str, *arguments: Any) -> Any:
@@ -82,6 +86,12 @@ class LearnerGroup:
             "ppo": ppo,
             "separated": separated,
         }
+        self.turn = threading.RLock()
+        """Held while the gang works; who holds it knows that the weights, and their version, stay as they are."""
+        self.version = 0
+        """How many updates the weights have had: what they are sent as. Who loads a checkpoint sets it."""
+        self.busy = Busy()
+        """How long the gang has worked."""
         self._ranks: list[Any] = []
         self._placement: PlacementGroup | None = None
         self._start()
@@ -97,8 +107,14 @@ class LearnerGroup:
         return self._call("sft_loss", ray.put(list(examples)))[0]
 
     def ppo_update(self, episodes: Sequence[Episode], iteration: int) -> dict[str, float]:
-        """All epochs and minibatches of one iteration; its metrics. Raises NonFiniteSteps (with the episodes' ids)."""
-        return self._call("ppo_update", ray.put(list(episodes)), iteration)[0]
+        """All epochs and minibatches of one iteration; its metrics. Raises NonFiniteSteps (with the episodes' ids).
+
+        Afterwards the weights are version `iteration` + 1.
+        """
+        with self.turn:
+            metrics = self._call("ppo_update", ray.put(list(episodes)), iteration)[0]
+            self.version = iteration + 1
+        return metrics
 
     def log_probs(self, sequences: Sequence[NDArray[np.int32]], temperature: float) -> list[NDArray[np.float32]]:
         """[L - 1] for each sequence: the log-probability of token t + 1, logits divided by the temperature."""
@@ -106,9 +122,13 @@ class LearnerGroup:
 
     # Weights and checkpoints
 
-    def send_weights(self, engines: Sequence[Any], version: int, backend: str) -> TransferReceipt:
-        """Streams the weights into the rollout engines as `version`; the sender's receipt."""
-        return self._call("send_weights", list(engines), version, backend)[0]
+    def send_weights(
+        self, engines: Sequence[Any], version: int, backend: str, deadline_seconds: float = 600.0
+    ) -> TransferReceipt:
+        """Streams the weights into the rollout engines as `version`; the sender's receipt. Raises TransferFailed."""
+        # Before our own deadline: an engine that hangs must not look like a rank that does.
+        seconds = min(deadline_seconds, 0.8 * self.learner.deadline_seconds)
+        return self._call("send_weights", list(engines), version, backend, seconds)[0]
 
     def export_model(self, directory: Path) -> Path:
         """A plain Hugging Face directory with the tokenizer, adapters merged; it appears whole or not at all."""
@@ -133,9 +153,10 @@ class LearnerGroup:
 
     def rebuild(self, directory: Path) -> dict[str, Any] | None:
         """A new gang at the newest checkpoint under `directory` (None: at the start); after GangLost."""
-        self.shutdown()
-        self._start()
-        return self.load_checkpoint(directory)
+        with self.turn:
+            self.shutdown()
+            self._start()
+            return self.load_checkpoint(directory)
 
     def pids(self) -> list[int]:
         """The process of each rank, on its own node."""
@@ -192,10 +213,11 @@ class LearnerGroup:
 
     def _call(self, method: str, *arguments: Any, deadline: float | None = None) -> list[Any]:
         """The method's results by rank. Raises what a rank raised; GangLost if one died or the deadline passed."""
-        if not self._ranks:
-            raise GangLost("the gang has ended; rebuild it")
-        calls = [rank.call.remote(method, *arguments) for rank in self._ranks]
-        return self._wait(calls, deadline or self.learner.deadline_seconds, method)
+        with self.turn, self.busy:
+            if not self._ranks:
+                raise GangLost("the gang has ended; rebuild it")
+            calls = [rank.call.remote(method, *arguments) for rank in self._ranks]
+            return self._wait(calls, deadline or self.learner.deadline_seconds, method)
 
     def _wait(self, calls: list[Any], deadline_seconds: float, method: str) -> list[Any]:
         deadline = time.monotonic() + deadline_seconds
@@ -204,6 +226,9 @@ class LearnerGroup:
             while pending:  # one at a time: the first failure ends the wait, whichever rank it is
                 done, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()))
                 if not done:
+                    for call in pending:  # a stopped process would outlive a polite request
+                        rank = calls.index(call)
+                        watchdog.end_stuck(self._ranks[rank], f"learner-{rank}", (method,), deadline_seconds)
                     raise GangLost(f"{method}: {len(pending)} ranks silent for {deadline_seconds:.0f} s")
                 ray.get(done)
         except (GangLost, ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:

@@ -7,13 +7,11 @@ counts (checkpoint.py).
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
 import pickle
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -65,7 +63,6 @@ class LearnerRank:
     """A rank; build it in a process of its own, with RANK, LOCAL_RANK and WORLD_SIZE in the environment."""
 
     def __init__(self, spec: LearnerSpec) -> None:
-        faulthandler.register(signal.SIGUSR1)
         logging.basicConfig(level=logging.INFO)
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         transformers.utils.logging.disable_progress_bar()
@@ -197,7 +194,9 @@ class LearnerRank:
 
     # Weights
 
-    def send_weights(self, engines: Sequence[Any], version: int, backend: str) -> TransferReceipt:
+    def send_weights(
+        self, engines: Sequence[Any], version: int, backend: str, deadline_seconds: float
+    ) -> TransferReceipt:
         """See actors.weights.send_weights; rank 0 is the sender."""
         receipt = send_weights(
             GatheredWeights(self.lm),
@@ -205,7 +204,7 @@ class LearnerRank:
             version,
             backend=backend,
             is_sender=self.rank == 0,
-            deadline_seconds=self.spec.learner.deadline_seconds,
+            deadline_seconds=deadline_seconds,
         )
         if self.ppo is not None:
             self.ppo.weights_version = version

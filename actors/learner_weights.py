@@ -6,7 +6,6 @@ Every rank takes part, since ZeRO-3 gathers each tensor; adapters come merged. N
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import deepspeed
 import torch
 from torch import Tensor
 
+from actors.directories import put_in_place
 from ledex_ray.policy import WeightView, weight_views
 
 
@@ -41,17 +41,11 @@ def write_model(lm: Any, weights: dict[str, Tensor], source: Path, directory: Pa
     from transformers import AutoConfig, AutoTokenizer
 
     directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name.lstrip('.')}.", dir=directory.parent))
     partial.chmod(0o755)
     lm.save_pretrained(partial, state_dict=weights)
     config = AutoConfig.from_pretrained(source)
     config.dtype = next(iter(weights.values())).dtype
     config.save_pretrained(partial)
     AutoTokenizer.from_pretrained(source).save_pretrained(partial)
-    if directory.exists():
-        retired = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-        directory.rename(retired / "old")
-        partial.rename(directory)
-        shutil.rmtree(retired)
-    else:
-        partial.rename(directory)
+    put_in_place(partial, directory)

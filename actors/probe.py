@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.rollout import RolloutGroup
+from actors.weights import TransferFailed
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +50,21 @@ def check_probe(
     probe: Sequences,
     temperature: float,
     tolerance: float,
-    refit: Callable[[Sequence[object]], None],
+    refit: Callable[[Sequence[object]], object],
 ) -> dict[str, Gap]:
     """The gaps of all engines that answer, each mean within `tolerance`.
 
     An engine over it is refitted; one still over it is replaced, and refitted before it serves (its gap is left out).
-    Raises PolicyMismatch where no engine is left within the tolerance: then it is the learner's side that is wrong.
+    Raises PolicyMismatch where no engine is left within the tolerance: then it is the learner's side that is wrong;
+    TransferFailed where none answers.
     """
     gaps = measure(group, learner, probe, temperature)
+    if not gaps:  # every engine was lost since the transfer
+        group.wait_until_serving()
+        refit(group.engines)
+        gaps = measure(group, learner, probe, temperature)
+        if not gaps:
+            raise TransferFailed("no engine answers the probe")
     wrong = [name for name, gap in gaps.items() if not gap.mean <= tolerance]
     if wrong:
         log.warning("policy gap %s over %g; refitting", {n: gaps[n] for n in wrong}, tolerance)

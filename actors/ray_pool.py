@@ -20,6 +20,7 @@ import ray
 
 from actors import watchdog
 from actors.pool import Dropped, Health, Lease, Pool
+from actors.usage import Counts
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -36,6 +37,10 @@ class NoMembers(RuntimeError):
     """No actor became ready in time, with what each last died of."""
 
 
+class CalledOff(RuntimeError):
+    """Whoever asked for this work no longer wants it."""
+
+
 @dataclass
 class _Actor:
     handle: Any
@@ -45,16 +50,6 @@ class _Actor:
     asked_since: float = 0.0
     alive_since: float = 0.0  # when Ray first said that the process we ask is up
     reason: str = "not ready yet"
-
-
-@dataclass
-class Counts:
-    """What happened so far; for metrics."""
-
-    deaths: int = 0
-    stuck: int = 0
-    retries: int = 0
-    dropped: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,8 @@ class Service(Generic[T, R]):
     leases_per_member: int = 2
     accept: Callable[[R], bool] = lambda result: True  # False: another actor should try, at most twice
     refused: Callable[[R], bool] = lambda result: False  # True: the actor cannot serve before it is `usable` again
-    usable: Callable[[str, Any, Any], bool] = lambda name, handle, info: True  # asked with what `ready` gave
+    # Asked with what `ready` gave. None: not yet, and not the actor's fault; the time does not count as its absence.
+    usable: Callable[[str, Any, Any], bool | None] = lambda name, handle, info: True
     # Told every second how many items are unfinished and which members hold some; its result: the actors by name.
     members: Callable[[int, tuple[str, ...]], ray.ObjectRef] | None = None
 
@@ -76,8 +72,8 @@ class Service(Generic[T, R]):
 class RayPool(Generic[T, R]):
     """Calls on actors with retries elsewhere. Not for use by two threads at once."""
 
-    def __init__(self, actors: Mapping[str, Any], service: Service[T, R]) -> None:
-        self.counts = Counts()
+    def __init__(self, actors: Mapping[str, Any], service: Service[T, R], counts: Counts | None = None) -> None:
+        self._counts = counts or Counts()
         self._service = service
         self._pool: Pool[T] = Pool(
             clock=time.monotonic,
@@ -118,10 +114,13 @@ class RayPool(Generic[T, R]):
         """Queues an item. Raises ValueError for an id that is still in the pool."""
         self._pool.add(item_id, item)
 
-    def map(self, items: Iterable[tuple[str, T]]) -> Iterator[tuple[str, R | Dropped]]:
+    def map(
+        self, items: Iterable[tuple[str, T]], called_off: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[str, R | Dropped]]:
         """(id, result) as they finish; reads no further ahead in `items` than keeps the actors busy.
 
-        Closing the iterator calls off what actors have not begun (an engine stops in mid answer).
+        Closing the iterator calls off what actors have not begun (an engine stops in mid answer). Raises CalledOff
+        soon after `called_off` has become true, also while nothing finishes.
         """
         source = iter(items)
         open_ended = True
@@ -134,6 +133,8 @@ class RayPool(Generic[T, R]):
                     else:
                         self.submit(*pair)
                 yield from self.poll(POLL_SECONDS)
+                if called_off():
+                    raise CalledOff(f"{self.unfinished} items called off")
         finally:
             for call in self._calls:
                 ray.cancel(call)
@@ -148,7 +149,7 @@ class RayPool(Generic[T, R]):
             self._collect(0.0 if self._out else max(0.0, min(POLL_SECONDS, deadline - time.monotonic())))
             self._end_overdue()
             for dropped in self._pool.take_dropped():
-                self.counts.dropped += 1
+                self._counts.add("dropped")
                 log.error("item dropped id=%s strikes=%s", dropped.item_id, "; ".join(dropped.strikes))
                 self._out.append((dropped.item_id, dropped))
             if self._out or not self._pool.unfinished or time.monotonic() >= deadline:
@@ -183,7 +184,7 @@ class RayPool(Generic[T, R]):
             return
         except (ray.exceptions.RayError, TimeoutError) as error:  # it raised, or its result is lost; it lives on
             log.warning("call failed actor=%s items=%s error=%s", lease.member, lease.item_ids[:4], _first_line(error))
-            self._pool.fail(lease.id, _first_line(error))
+            self._counts.add("retries", len(self._pool.fail(lease.id, _first_line(error))))
             return
         if any(self._service.refused(result) for result in results):
             self._lost(lease.member, f"cannot serve: {results[0]}", strike=False)
@@ -191,7 +192,7 @@ class RayPool(Generic[T, R]):
         by_id = dict(zip(lease.item_ids, results, strict=True))
         again = [item_id for item_id in lease.item_ids if not self._service.accept(by_id[item_id])]
         delivered = self._pool.finish(lease.id, again)
-        self.counts.retries += len(lease.items) - len(delivered)
+        self._counts.add("retries", len(lease.items) - len(delivered))
         self._out += [(item_id, by_id[item_id]) for item_id in delivered]
 
     def _look_after_members(self) -> None:
@@ -249,10 +250,13 @@ class RayPool(Generic[T, R]):
                 self._dead.add(name)
                 self._pool.retire(name)
             return
-        if not self._service.usable(name, actor.handle, info):
-            actor.reason, actor.next_probe = "holds other weights", time.monotonic() + PROBE_SECONDS
+        usable = self._service.usable(name, actor.handle, info)
+        if usable:
+            self._pool.ready(name)
             return
-        self._pool.ready(name)
+        actor.reason, actor.next_probe = "holds other weights", time.monotonic() + PROBE_SECONDS
+        if usable is None:
+            actor.down_since = time.monotonic()
 
     def _check_silent(self, name: str, actor: _Actor) -> None:
         """An actor that does not answer `ready`: one that runs is stuck; one that starts has longer."""
@@ -276,7 +280,7 @@ class RayPool(Generic[T, R]):
         self, name: str, handle: Any, at: watchdog.Whereabouts, items: tuple[str, ...], silent_seconds: float
     ) -> None:
         """Names a stuck actor, shows its stack and ends its process; Ray starts it anew."""
-        self.counts.stuck += 1
+        self._counts.add("stuck")
         watchdog.report_stuck(items, name, silent_seconds, watchdog.examine(at.pid, at.node_id))
         if not watchdog.end_process(at.pid, at.node_id):
             ray.kill(handle, no_restart=False)
@@ -285,9 +289,10 @@ class RayPool(Generic[T, R]):
         actor = self._actors[name]
         if name not in self._serving():
             return  # known already: another of its calls told
-        self.counts.deaths += strike
+        self._counts.add("deaths", int(strike))
         actor.down_since, actor.next_probe, actor.reason = time.monotonic(), 0.0, reason
         items = self._pool.lost(name, reason, strike=strike)
+        self._counts.add("retries", len(items))
         log.warning("actor=%s lost (%s); %d items go elsewhere", name, reason, len(items))
 
     def _end_overdue(self) -> None:

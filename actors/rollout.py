@@ -32,6 +32,7 @@ from actors.pool import Dropped
 from actors.precision import openmp_environment
 from actors.ray_pool import RayPool, Service
 from actors.rollout_actor import RolloutActor
+from actors.usage import Counts
 from ledex_ray.config import ModelConfig, RolloutConfig
 from ledex_ray.placement import TRACE
 
@@ -47,9 +48,11 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-Refit = Callable[[Sequence[Any], WeightsRef], None]
+Refit = Callable[[Sequence[Any], WeightsRef], bool]
+"""Sends engines the weights named, or newer ones; False where that has to wait for the learner."""
 PROGRESS_SECONDS = 15.0
 SHUTDOWN_SECONDS = 20.0
+ASK_SECONDS = 5.0
 
 
 class EnginesNotReady(RuntimeError):
@@ -60,45 +63,62 @@ class RolloutClient:
     """Generates under one set of weights. Holds actor handles and settings alone, so it can be sent anywhere."""
 
     def __init__(
-        self, engines: Mapping[str, Any], config: RolloutConfig, weights: WeightsRef, refit: Refit | None = None
+        self,
+        engines: Mapping[str, Any],
+        config: RolloutConfig,
+        weights: WeightsRef,
+        refit: Refit | None = None,
+        counts: Counts | None = None,
     ) -> None:
         self._engines = dict(engines)
         self._config = config
         self._weights = weights
         self._refit = refit
+        self._counts = counts
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_refit": None}  # the learner's side stays in the driver
+        return self.__dict__ | {"_refit": None, "_counts": None}  # the learner's side, and the counting, stay here
 
-    def generate(self, requests: Iterable[GenerationRequest]) -> Generator[Generation]:
+    def generate(
+        self, requests: Iterable[GenerationRequest], called_off: Callable[[], bool] = lambda: False
+    ) -> Generator[Generation]:
         """The generation of each request, as they finish; one that was given up has no completions and an error.
 
-        Raises ValueError for an id given twice, NoMembers when no engine comes back in time.
+        Raises ValueError for an id given twice, NoMembers when no engine comes back in time, CalledOff.
         """
         requests = list(requests)
         if not requests:
             return
-        pool: RayPool[GenerationRequest, Generation] = RayPool(self._engines, self._service(requests))
-        for request_id, result in pool.map((r.id, r) for r in requests):
-            if isinstance(result, Dropped):
-                yield Generation(request_id, (), f"given up: {'; '.join(result.strikes)}")
-            else:
-                yield result
+        counts, left = self._counts or Counts(), len(requests)
+        pool: RayPool[GenerationRequest, Generation] = RayPool(self._engines, self._service(requests), counts)
+        counts.waiting(+left)
+        try:
+            for request_id, result in pool.map(((r.id, r) for r in requests), called_off):
+                left -= 1
+                counts.waiting(-1)
+                if isinstance(result, Dropped):
+                    yield Generation(request_id, (), f"given up: {'; '.join(result.strikes)}")
+                else:
+                    yield result
+        finally:
+            counts.waiting(-left)
 
     def _service(self, requests: Sequence[GenerationRequest]) -> Service[GenerationRequest, Generation]:
         weights, refit = self._weights, self._refit
         asked: set[str] = set()  # incarnations that were given the path already
 
-        def usable(name: str, engine: Any, info: EngineInfo) -> bool:
+        def usable(name: str, engine: Any, info: EngineInfo) -> bool | None:
             if satisfies(info.held, info.streamed, weights):
                 return True
             if weights.path and info.incarnation not in asked:
                 asked.add(info.incarnation)
                 return True  # it loads them itself with its first request
-            if refit is not None:
-                log.info("refit engine=%s held=%d wanted=%d", name, info.held.version, weights.version)
-                refit([engine], weights)
-            return False
+            if refit is None:
+                return False
+            sent = refit([engine], weights)
+            if sent:
+                log.info("refitted engine=%s held=%d wanted=%d", name, info.held.version, weights.version)
+            return False if sent else None  # what it holds now is looked at when it is asked again
 
         # Enough sequences that the engine never waits for us, and no more: what queues inside it counts as silence.
         most = max(r.n for r in requests)
@@ -120,8 +140,9 @@ class RolloutGroup:
         self.model = model
         self.weights = WeightsRef(0, str(model_path))
         self.refit: Refit | None = None
-        """Sends the weights named to the engines given; set by whoever holds the learner."""
+        """Set by whoever holds the learner."""
         self.transfer = resolve_transfer(config)
+        self.counts = Counts()
         self._name = uuid.uuid4().hex[:6]
         self._placement: list[Any] = []
         self._engines = {f"rollout-{self._name}-{i}": self._start(i) for i in range(config.actors)}
@@ -132,9 +153,14 @@ class RolloutGroup:
         """The actors' handles."""
         return list(self._engines.values())
 
+    @property
+    def by_name(self) -> dict[str, Any]:
+        """The actors' handles by name."""
+        return dict(self._engines)
+
     def client(self, weights: WeightsRef | None = None) -> RolloutClient:
         """A client for `weights`; without, for those the group serves now."""
-        return RolloutClient(self._engines, self.config, weights or self.weights, self.refit)
+        return RolloutClient(self._engines, self.config, weights or self.weights, self.refit, self.counts)
 
     def infos(self) -> list[EngineInfo]:
         """What each engine says of itself; engines that are down are missing."""
@@ -147,6 +173,28 @@ class RolloutGroup:
             except ray.exceptions.RayActorError as error:
                 log.warning("an engine is down: %s", str(error).splitlines()[0])
         return found
+
+    def wait_until_serving(self) -> None:
+        """Returns when every engine answers, at the latest after `ready_seconds`.
+
+        One that runs and stays silent for `deadline_seconds` is named, ended, and starts anew.
+        """
+        started = time.monotonic()
+        silent: dict[str, float] = {}  # since when
+        while (now := time.monotonic()) - started < self.config.ready_seconds:
+            calls = {engine.info.remote(): name for name, engine in self._engines.items()}
+            done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=ASK_SECONDS)
+            missing = set(calls.values()) - {calls[call] for call in done if _answered(call)}
+            if not missing:
+                return
+            silent = {name: silent.get(name, now) for name in missing}
+            for name, since in silent.items():
+                engine, seconds = self._engines[name], time.monotonic() - since
+                if watchdog.whereabouts(engine).state != "ALIVE":
+                    silent[name] = time.monotonic()  # it is starting
+                elif seconds > self.config.deadline_seconds:
+                    watchdog.end_stuck(engine, name, ("info",), seconds)
+            time.sleep(1.0)
 
     def load(self, path: Path | str, version: int) -> None:
         """From now the weights of the Hugging Face directory `path` are served as `version`, by every engine."""
@@ -265,6 +313,14 @@ class RolloutGroup:
                 raise EnginesNotReady(f"{names} not ready after {self.config.ready_seconds:.0f} s")
             if waiting and not done:
                 log.info("%d of %d engines starting", len(waiting), len(self._engines))
+
+
+def _answered(call: ray.ObjectRef) -> bool:
+    try:
+        ray.get(call)
+    except ray.exceptions.RayActorError:
+        return False
+    return True
 
 
 def resolve_transfer(config: RolloutConfig) -> str:

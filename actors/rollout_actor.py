@@ -23,6 +23,7 @@ from actors import watchdog
 from actors.engine import completion, sampling_params, scoring_params, start_engine
 from actors.generation import EngineInfo, Generation, GenerationRequest, NeedsRefit, WeightsRef, satisfies
 from actors.precision import resolve_precision
+from actors.usage import Busy, Usage
 from ledex_ray.config import ModelConfig, RolloutConfig
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,8 @@ class RolloutActor:
         self._held = held
         self._streamed = False  # weights that came from the learner and may be newer than what a request names
         self._labelled = False  # the engine's process knows the version it starts with
-        self._busy = 0
+        self._busy = Busy()
+        self._answered = self._tokens = 0
         self._moved = started  # when a request last started on an idle engine, or finished
         self._update = asyncio.Lock()  # one weight update at a time
         self._scoring = asyncio.Lock()  # the engine scores prompts at one temperature at a time
@@ -77,11 +79,15 @@ class RolloutActor:
 
     async def stalled_seconds(self) -> float:
         """How long requests have been in the engine without one finishing; 0 while it is idle."""
-        return time.monotonic() - self._moved if self._busy else 0.0
+        return time.monotonic() - self._moved if self._busy.in_hand else 0.0
 
     async def requests_in_flight(self) -> int:
         """Requests that the engine has and has not answered."""
-        return self._busy
+        return self._busy.in_hand
+
+    async def usage(self) -> Usage:
+        """What this engine has done: the tokens of answers that are finished."""
+        return Usage(self._incarnation, self._busy.seconds, self._answered, self._tokens)
 
     async def generate(self, request: GenerationRequest, weights: WeightsRef | None = None) -> Generation | NeedsRefit:
         """`request.n` completions, sampled under `weights` or newer ones streamed by the learner."""
@@ -94,6 +100,8 @@ class RolloutActor:
             )
         params = sampling_params(request, min(request.max_tokens, room))
         output = await self._run(list(request.prompt_ids), params)
+        self._answered += 1
+        self._tokens += sum(len(c.token_ids) for c in output.outputs)
         return Generation(request.id, tuple(completion(c) for c in output.outputs))
 
     async def generate_batch(
@@ -198,13 +206,12 @@ class RolloutActor:
         return self._held
 
     async def _run(self, prompt_ids: list[int], params: Any) -> Any:
-        if self._busy == 0:
+        if self._busy.in_hand == 0:
             self._moved = time.monotonic()
-        self._busy += 1
         try:
-            return await self._guard(self._last(prompt_ids, params))
+            with self._busy:
+                return await self._guard(self._last(prompt_ids, params))
         finally:
-            self._busy -= 1
             self._moved = time.monotonic()
 
     async def _last(self, prompt_ids: list[int], params: Any) -> Any:

@@ -20,6 +20,7 @@ import ray
 from actors import watchdog
 from actors.pool import Dropped
 from actors.ray_pool import RayPool, Service
+from actors.usage import Busy, Counts, Usage
 from ledex_ray.config import SandboxConfig
 from ledex_ray.problems import Limits, Problem
 from ledex_ray.prompts import Answer
@@ -71,9 +72,9 @@ class SandboxActor:
         self._config = config
         self._judge = self._new_judge()
         self._scorer = Scorer()
-        self._busy = False
+        self._busy = Busy()
         self._moved = time.monotonic()
-        self._served = 0
+        self._incarnation, self._served = uuid.uuid4().hex, 0
 
     @ray.method(concurrency_group="control")
     def ready(self) -> SandboxInfo:
@@ -84,15 +85,18 @@ class SandboxActor:
     @ray.method(concurrency_group="control")
     def stalled_seconds(self) -> float:
         """How long the present program has been worked on; 0 while idle."""
-        return time.monotonic() - self._moved if self._busy else 0.0
+        return time.monotonic() - self._moved if self._busy.in_hand else 0.0
+
+    @ray.method(concurrency_group="control")
+    def usage(self) -> Usage:
+        """What this sandbox has done."""
+        return Usage(self._incarnation, self._busy.seconds, self._served)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
         """One result a request, in order; never raises for what an answer says or does."""
-        self._busy, self._moved = True, time.monotonic()
-        try:
+        self._moved = time.monotonic()
+        with self._busy:
             return [self._score(request) for request in requests]
-        finally:
-            self._busy = False
 
     def _score(self, request: ScoreRequest) -> ScoreResult:
         terms = self._scorer.score([request.job])[0]
@@ -136,10 +140,16 @@ class SandboxClient:
     are added for it.
     """
 
-    def __init__(self, actors: Mapping[str, Any], config: SandboxConfig, board: Any = None) -> None:
+    def __init__(
+        self, actors: Mapping[str, Any], config: SandboxConfig, board: Any = None, counts: Counts | None = None
+    ) -> None:
         self._actors = dict(actors)
         self._config = config
         self._board = board
+        self._counts = counts
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_counts": None}  # counting stays in the driver
 
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
         """One result a request, as they finish; `requests` is read no faster than sandboxes work.
@@ -147,12 +157,23 @@ class SandboxClient:
         A verdict INFRA says that several actors failed at it: never a reward. Raises ValueError for an id given twice,
         NoMembers when no sandbox comes back in time.
         """
-        name = uuid.uuid4().hex
-        pool: RayPool[ScoreRequest, ScoreResult] = RayPool(self._actors, self._service(name))
+        name, counts, begun = uuid.uuid4().hex, self._counts or Counts(), 0
+
+        def items() -> Iterator[tuple[str, ScoreRequest]]:
+            nonlocal begun
+            for request in requests:
+                begun += 1
+                counts.waiting(+1)
+                yield request.id, request
+
+        pool: RayPool[ScoreRequest, ScoreResult] = RayPool(self._actors, self._service(name), counts)
         try:
-            for request_id, result in pool.map((request.id, request) for request in requests):
+            for request_id, result in pool.map(items()):
+                begun -= 1
+                counts.waiting(-1)
                 yield _given_up(request_id, result) if isinstance(result, Dropped) else result
         finally:
+            counts.waiting(-begun)
             if self._board is not None:
                 self._board.leave.remote(name)
 

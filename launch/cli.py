@@ -14,6 +14,7 @@ import typer
 
 from launch.console import configure_logging, console
 from launch.doctor import doctor
+from launch.fix import fix
 from launch.inspect import inspect
 from launch.judge import judge
 from launch.plan import plan
@@ -165,6 +166,7 @@ def quickstart(
 
 app.command()(judge)
 app.command()(score)
+app.command()(fix)
 app.command()(plan)
 app.command()(submit)
 app.command()(inspect)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import logging
 import random
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import replace
+from functools import partial
 
 from actors.embedder import EmbedderClient
-from actors.generation import Completion, Generation, GenerationRequest, WeightsRef
+from actors.generation import Generation, GenerationRequest, WeightsRef
+from actors.ray_pool import CalledOff
 from actors.sandbox import ScoreRequest, ScoreResult
+from launch.dialogue import Assignment, Dialogue, build_episode
 from launch.fleet import Fleet
 from ledex_ray.chat import Renderer
 from ledex_ray.config import Recipe, SamplingConfig
@@ -26,25 +27,12 @@ from ledex_ray.problems import Problem
 from ledex_ray.prompts import refine_prompt
 from ledex_ray.records import Instruction, Trajectory
 from reward.arms import resolve_arm
-from reward.compose import Arm, Reward, compose, place, references_for
+from reward.compose import Arm, compose, references_for
 from reward.terms import TextJob
 
 log = logging.getLogger(__name__)
 
 SCORING_THREADS = 8  # groups in scoring at a time; each thread only waits for actors
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """One prompt of an iteration: a wrong solution, how its refinement is asked for, what answers are held against."""
-
-    id: str
-    problem: Problem
-    wrong_code: str
-    instruction: Instruction
-    prompt_ids: tuple[int, ...]
-    references: tuple[str, ...]  # R_w: canonical solutions and correct refinements
-    explanations: tuple[str, ...]  # E_w: explanations of correct refinements
 
 
 class Assignments:
@@ -117,45 +105,71 @@ class Collector:
         seed: int,
         *,
         execute: bool | None = None,
+        turns: int = 1,
+        called_off: Callable[[], bool] = lambda: False,
     ) -> Iterator[list[Episode]]:
         """One group of episodes for each assignment, as they finish; an assignment that was given up has none.
 
-        `execute` runs the tests even under an arm that does not need them (for a pass rate).
+        `execute` runs the tests even under an arm that does not need them (for a pass rate). With several `turns` an
+        answer that fails a public test is followed by another. Raises CalledOff.
         """
-        execute = self.arm.executes if execute is None else execute
-        by_id = {a.id: a for a in assignments}
+        sample = partial(self._sampled, sampling=sampling, weights=weights, seed=seed, called_off=called_off)
+        execute = turns > 1 or (self.arm.executes if execute is None else execute)
+        groups = {a.id: [Dialogue(a, index) for index in range(sampling.n)] for a in assignments}
+        answered = list(sample(groups, execute))
+        room = self._recipe.model.max_length - sampling.max_tokens
+        for _ in range(1, turns):
+            members = [dialogue for group in answered for dialogue in group]
+            # Each goes on from its own answer, so from here they are groups of one.
+            for _ in sample({d.turn_id: [d] for d in members if d.ask_again(self._fleet.renderer, room)}, execute):
+                pass
+        for group in answered:
+            yield [build_episode(dialogue, sampling.temperature, self._fleet.renderer) for dialogue in group]
+
+    def _sampled(
+        self,
+        groups: Mapping[str, list[Dialogue]],
+        execute: bool,
+        *,
+        sampling: SamplingConfig,
+        weights: WeightsRef,
+        seed: int,
+        called_off: Callable[[], bool],
+    ) -> Iterator[list[Dialogue]]:
+        """Each group of equal prompts with one more answer a member, judged; a group that was given up is left out."""
         requests = [
             GenerationRequest(
-                id=a.id,
-                prompt_ids=a.prompt_ids,
-                n=sampling.n,
+                id=id,
+                prompt_ids=tuple(group[0].token_ids),
+                n=len(group),
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_tokens,
-                seed=zlib.crc32(f"{seed}/{a.id}".encode()),
+                seed=zlib.crc32(f"{seed}/{id}".encode()),
                 stop=self._fleet.renderer.stop,
             )
-            for a in assignments
+            for id, group in groups.items()
         ]
-        scoring: list[Future[list[Episode]]] = []
-        for generation in self._fleet.rollout.client(weights).generate(requests):
+        scoring: list[Future[list[Dialogue]]] = []
+        for generation in self._fleet.rollout.client(weights).generate(requests, called_off):
             if generation.error:
                 log.warning("assignment_given_up id=%s reason=%s", generation.id, generation.error)
                 continue
-            scoring.append(self._threads.submit(self._score, by_id[generation.id], generation, sampling, execute))
+            scoring.append(self._threads.submit(self._score, groups[generation.id], generation, execute))
         for group in scoring:
+            if called_off():
+                raise CalledOff("scores called off")
             yield group.result()
 
-    def _score(
-        self, assignment: Assignment, generation: Generation, sampling: SamplingConfig, execute: bool
-    ) -> list[Episode]:
-        explain = assignment.instruction is Instruction.EXPLAIN
-        requests = [self._request(assignment, index, c.text, execute) for index, c in enumerate(generation.completions)]
+    def _score(self, group: list[Dialogue], generation: Generation, execute: bool) -> list[Dialogue]:
+        assignment, first = group[0].assignment, not group[0].turns
+        explain = first and assignment.instruction is Instruction.EXPLAIN
+        answers = list(zip(group, generation.completions, strict=True))
+        requests = [self._request(assignment, d.turn_id, completion.text, execute) for d, completion in answers]
         results = {r.id: r for r in self._fleet.sandbox.client().score(requests)}
         ordered = [results[request.id] for request in requests]
         similarities = self._similarities(assignment, ordered) if explain else [None] * len(ordered)
-        episodes = []
-        for completion, result, similarity in zip(generation.completions, ordered, similarities, strict=True):
+        for (dialogue, completion), result, similarity in zip(answers, ordered, similarities, strict=True):
             reward = compose(
                 self.arm,
                 result.terms,
@@ -166,12 +180,12 @@ class Collector:
             )
             if explain and assignment.explanations and similarity is None:  # the encoder is lost: no reward, never 0
                 reward = replace(reward, scored=False, unscored=(*reward.unscored, "explanation: encoder lost"))
-            episodes.append(build_episode(assignment, completion, result, reward, sampling, self._fleet.renderer))
-        return episodes
+            dialogue.answer(completion, result, reward)
+        return group
 
-    def _request(self, assignment: Assignment, index: int, text: str, execute: bool) -> ScoreRequest:
+    def _request(self, assignment: Assignment, id: str, text: str, execute: bool) -> ScoreRequest:
         job = TextJob(
-            id=f"{assignment.id}/{index}",
+            id=id,
             text=text,
             instruction=assignment.instruction,
             entry_point=assignment.problem.entry_point,
@@ -188,43 +202,3 @@ class Collector:
             return [None] * len(results)
         pairs = [(r.terms.answer.explanation, assignment.explanations) for r in results]
         return EmbedderClient(self._fleet.embedder).similarity(pairs)
-
-
-def build_episode(
-    assignment: Assignment,
-    completion: Completion,
-    result: ScoreResult,
-    reward: Reward,
-    sampling: SamplingConfig,
-    renderer: Renderer,
-) -> Episode:
-    """The episode of one answer: R(e) at the explanation's last token, R(r) at the last token of all."""
-    prompt, answer = len(assignment.prompt_ids), completion.token_ids
-    length = prompt + len(answer)
-    end_character = result.terms.answer.explanation_span[1]
-    explanation_end = prompt + renderer.token_at(answer, end_character) if end_character else -1
-    mask = np.zeros(length, dtype=np.bool_)
-    mask[prompt:] = True
-    log_probs = np.zeros(length, dtype=np.float32)
-    log_probs[prompt:] = completion.log_probs
-    versions = np.full(length, -1, dtype=np.int32)
-    versions[prompt:] = completion.weight_versions
-    return Episode(
-        id=result.id,
-        group_id=assignment.id,
-        problem_id=assignment.problem.id,
-        instruction=assignment.instruction,
-        token_ids=np.asarray([*assignment.prompt_ids, *answer], dtype=np.int32),
-        loss_mask=mask,
-        behaviour_log_probs=log_probs,
-        weight_versions=versions,
-        rewards=place(reward, length, explanation_end),
-        explanation_end=explanation_end,
-        temperature=sampling.temperature,
-        scored=reward.scored,
-        truncated=completion.finish_reason == "length",
-        terms=dict(reward.terms),
-        unscored=reward.unscored,
-        text=completion.text,
-        verdict=result.verdict.status if result.verdict else "",
-    )

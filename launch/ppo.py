@@ -9,29 +9,36 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
+from ray.tune import PlacementGroupFactory
 
 from actors.failures import GangLost
 from actors.learner import LearnerGroup
 from actors.weights import TransferFailed
-from launch.collect import Assignment, Assignments, Collector
+from launch.best_model import BestModel
+from launch.collect import Assignments, Collector
 from launch.console import log, task
+from launch.dialogue import Assignment
 from launch.fleet import Fleet
-from launch.problem_sets import training_problems, validation_problems
-from launch.rundir import RunDirectory
+from launch.problem_sets import validation_problems
+from launch.rundir import RunDirectory, runs_folder
 from launch.seeding import seeded_trajectories
 from launch.synthesize import load_trajectories, require_synthesis
 from launch.tracking import Tracker
+from launch.training_set import training_set
+from launch.utilisation import Utilisation
 from launch.weight_sync import WeightSync
 from ledex_ray.config import Recipe, recipe_from_tree
 from ledex_ray.episode_metrics import describe, flat
@@ -66,18 +73,30 @@ class Session:
 
 
 class DebugPPOConfig(AlgorithmConfig):
-    """RLlib's config object around a recipe: `DebugPPOConfig().recipe({...})`."""
+    """RLlib's config object around a recipe: `DebugPPOConfig().recipe({...})`.
+
+    For Tune, whose trials run in processes and folders of their own, `param_space` gives the same as a mapping.
+    """
 
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
         super().__init__(algo_class=algo_class or DebugPPO)
         self._is_online = False  # no EnvRunnerGroup
         self.ledex: dict[str, Any] = {}
+        self.runs = ""  # where runs live; "" for this process's own idea of it
 
     def recipe(self, tree: Mapping[str, Any]) -> DebugPPOConfig:
         """Takes a recipe as a plain mapping; raises BadInput where it is wrong."""
         recipe_from_tree(tree)
         self.ledex = dict(tree)
         return self
+
+    @staticmethod
+    def param_space(tree: Mapping[str, Any]) -> dict[str, Any]:
+        """A recipe as Tune's `param_space`, in which any key may be a search, e.g. `tune.grid_search`.
+
+        Each trial needs a `run` of its own: `tune.sample_from` makes one from what was searched.
+        """
+        return {"ledex": dict(tree), "runs": str(runs_folder().resolve())}
 
 
 class DebugPPO(Algorithm):
@@ -95,6 +114,8 @@ class DebugPPO(Algorithm):
         losses = 0
         while True:
             try:
+                if losses:
+                    self._go_back(self.learner.rebuild, self.checkpoints)
                 metrics = self._iterate()
                 break
             except (GangLost, TransferFailed) as error:
@@ -102,7 +123,6 @@ class DebugPPO(Algorithm):
                 if losses == MOST_LOSSES:
                     raise
                 log.warning("ppo: %s; rebuilding the gang, %d of %d times", error, losses, MOST_LOSSES - 1)
-                self._go_on_from(self.learner.rebuild(self.checkpoints))
         for name, value in metrics.items():
             self.metrics.log_value(name, value, reduce="mean", window=1)
 
@@ -117,9 +137,11 @@ class DebugPPO(Algorithm):
         self.progress.iteration += 1
         if self._due(self.settings.validate_every):
             metrics |= self._validate()
+        metrics |= self.utilisation.measure()
         self.session.tracker.log(STAGE, self.progress.iteration, metrics)
         if self._due(self.settings.checkpoint_every):
             self.learner.save_checkpoint(self.checkpoints, asdict(self.progress))
+            self.best.settle(self.progress.best_iteration)
         return metrics
 
     def _episodes(self, iteration: int) -> list[Episode]:
@@ -128,13 +150,15 @@ class DebugPPO(Algorithm):
         Asynchronously, the next batches are sampled and scored while this one is learned from; new weights reach the
         engines in the midst of that, and each token keeps the version it was sampled under.
         """
-        self.weights.publish(iteration)
+        self.weights.publish()
         ahead = self.settings.max_staleness if self.settings.mode == "asynchronous" else 0
         self._next = max(self._next, iteration)
         while self._next <= min(iteration + ahead, self.settings.iterations - 1):
             self._coming[self._next] = self._background.submit(self._collect, self._next)
             self._next += 1
-        return self._coming.pop(iteration).result()
+        episodes = self._coming[iteration].result()
+        del self._coming[iteration]
+        return episodes
 
     def _collect(self, iteration: int) -> list[Episode]:
         """Groups of episodes in a fixed order.
@@ -149,7 +173,15 @@ class DebugPPO(Algorithm):
         for attempt in range(1 + MOST_REPLACEMENTS * replaces):
             start = iteration * want + attempt * REPLACEMENT_OFFSET
             assignments = self.assignments.take(start, want - len(groups))
-            for group in self.collector.collect(assignments, self.settings.sampling, self.weights.ref, seed):
+            groups_found = self.collector.collect(
+                assignments,
+                self.settings.sampling,
+                self.weights.ref,
+                seed,
+                turns=self.settings.turns,
+                called_off=self._off.is_set,
+            )
+            for group in groups_found:
                 alone = grouped and sum(e.scored for e in group) < 2  # nothing to be compared with
                 if group and not alone and not (self.settings.filter_groups and flat(group)):
                     groups[group[0].group_id] = group
@@ -158,17 +190,19 @@ class DebugPPO(Algorithm):
         return [episode for _, group in sorted(groups.items()) for episode in group]
 
     def _validate(self) -> dict[str, float]:
-        """The pass rate on held-in validation bugs; the best model by it is kept."""
-        self.weights.publish(self.progress.iteration)
+        """The pass rate on held-in validation bugs; the best model by it is kept, once a checkpoint says so."""
+        self.weights.publish()
         rate = self._pass_rate(self.validation)
         if not rate < self.progress.best_rate:  # NaN, where nothing could be validated, keeps the latest
             self.progress.best_rate, self.progress.best_iteration = rate, self.progress.iteration
-            self.learner.export_model(self.run.root / STAGE / "model")
+            self.learner.export_model(self.best.staged(self.progress.iteration))
         return {"validation_pass_rate": rate}
 
     def _pass_rate(self, assignments: Sequence[Assignment]) -> float:
         sampling = self.settings.sampling.model_copy(update={"n": self.settings.validation_samples})
-        groups = self.collector.collect(assignments, sampling, self.weights.ref, self.settings.seed, execute=True)
+        groups = self.collector.collect(
+            assignments, sampling, self.weights.ref, self.settings.seed, execute=True, turns=self.settings.turns
+        )
         verdicts = [e.verdict == "PASSED" for group in groups for e in group if e.verdict != "INFRA"]
         return float(np.mean(verdicts)) if verdicts else math.nan
 
@@ -186,16 +220,18 @@ class DebugPPO(Algorithm):
     def setup(self, config: AlgorithmConfig) -> None:
         self._bare_setup()
         self._owned = self.shared is None
-        self.session = self.shared or open_session(recipe_from_tree(self.config.ledex))
+        self.session = self.shared or open_session(recipe_from_tree(self.config.ledex), self.config.runs)
         self.run, fleet = self.session.run, self.session.fleet
         recipe = self.run.recipe
         self.settings = recipe.ppo
         self.progress = Progress()
         self._background = ThreadPoolExecutor(1, thread_name_prefix="collect")
         self._coming: dict[int, Future[list[Episode]]] = {}
+        self._off = threading.Event()  # what is being sampled in the background is no longer wanted
         self._next = 0
         self.store = EpisodeStore(self.run.path(STAGE, "episodes", "x").parent)
         self.checkpoints = self.run.path(STAGE, "checkpoints", "x").parent
+        self.best = BestModel(self.run.root / STAGE)
         self.collector = Collector(fleet)
         self.assignments = _training_assignments(self.run, fleet, self.collector)
         self.validation = _validation_assignments(self.run, fleet, self.collector)
@@ -211,6 +247,7 @@ class DebugPPO(Algorithm):
         )
         probe = _probe(self.assignments, fleet)
         self.weights = WeightSync(self.learner, fleet.rollout, probe, self.settings.reload_tolerance)
+        self.utilisation = Utilisation(fleet, self.learner)
 
     def _bare_setup(self) -> None:
         """What `step`, `save` and `cleanup` of Algorithm touch, without what its own `setup` builds."""
@@ -221,6 +258,16 @@ class DebugPPO(Algorithm):
         self.env_to_module_connector = self.module_to_env_connector = None
         self.evaluation_config = self.config.get_evaluation_config_object()
         self._set_up_metrics()
+
+    @classmethod
+    @override(Algorithm)
+    def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
+        """What a trial's actors ask Ray for; long-lived actors take no CPU, and learner ranks place themselves."""
+        recipe = recipe_from_tree(config["ledex"])
+        rollout = recipe.rollout
+        sandboxes = recipe.sandbox.actors or max(1, int(ray.cluster_resources().get("sandbox", 1)))
+        engines = [{"GPU": rollout.gpus * rollout.tensor_parallel}] * rollout.actors if rollout.gpus else []
+        return PlacementGroupFactory([{"CPU": 1.0}, *[{"sandbox": 1.0}] * sandboxes, *engines])
 
     @override(Algorithm)
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
@@ -249,11 +296,12 @@ class DebugPPO(Algorithm):
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
         Checkpointable.restore_from_path(self, path, *args, **kwargs)  # Algorithm's own asks the EnvRunnerGroup
-        self._go_on_from(self.learner.load_checkpoint(Path(path) / "learner"))
+        self._go_back(self.learner.load_checkpoint, Path(path) / "learner")
 
     @override(Algorithm)
     def cleanup(self) -> None:
-        self._background.shutdown(wait=False, cancel_futures=True)
+        self._call_off()
+        self._background.shutdown()
         self.learner.shutdown()
         if self._owned:
             self.session.fleet.close()
@@ -262,17 +310,28 @@ class DebugPPO(Algorithm):
 
     def resume(self) -> None:
         """Goes on from the run's newest complete checkpoint, where there is one."""
-        self._go_on_from(self.learner.load_checkpoint(self.checkpoints))
+        self._go_back(self.learner.load_checkpoint, self.checkpoints)
 
-    def _go_on_from(self, state: Mapping[str, Any] | None) -> None:
+    def _go_back(self, load: Callable[[Path], Mapping[str, Any] | None], checkpoints: Path) -> None:
+        self._call_off()  # first: nobody may be sent the weights while their version is not known
+        state = load(checkpoints)
         self.progress = Progress(**state) if state else Progress()
         self._iteration = self.progress.iteration
-        self.weights.forget()
+        self.weights.restart(self.progress.iteration)
+        self.best.settle(self.progress.best_iteration)
         self._next = self.progress.iteration
-        self._coming.clear()  # what was being sampled is sampled again, under weights that are known
         self.session.tracker.forget_after(STAGE, self.progress.iteration)
         if state:
             log.info("ppo: going on after iteration %d", self.progress.iteration)
+
+    def _call_off(self) -> None:
+        """Ends what is being sampled in the background: it is sampled again, under weights that are known."""
+        self._off.set()
+        for future in self._coming.values():
+            future.cancel()
+        wait(self._coming.values())
+        self._coming.clear()
+        self._off.clear()
 
 
 REPLACEMENT_OFFSET = 1 << 20  # replacements come from a part of the endless order that no iteration reaches
@@ -308,9 +367,9 @@ def _note(result: Mapping[str, Any]) -> str:
     return f"reward {result['reward']:+.2f}, {result.get('tests_passed', math.nan):.0%} of tests"
 
 
-def open_session(recipe: Recipe) -> Session:
+def open_session(recipe: Recipe, runs: str = "") -> Session:
     """A session of its own for a training under Tune."""
-    run = RunDirectory.open(recipe)
+    run = RunDirectory.open(recipe, folder=Path(runs) if runs else None)
     return Session(run, Fleet(recipe), Tracker(run))
 
 
@@ -333,7 +392,7 @@ def _training_assignments(run: RunDirectory, fleet: Fleet, collector: Collector)
     trajectories = load_trajectories(run)
     recipe = run.recipe
     assignments = Assignments(
-        trajectories, training_problems(recipe), fleet.renderer, recipe, collector.arm, recipe.ppo.max_prompts
+        trajectories, training_set(run, fleet), fleet.renderer, recipe, collector.arm, recipe.ppo.max_prompts
     )
     if not len(assignments):
         raise BadInput(

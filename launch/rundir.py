@@ -54,16 +54,17 @@ class RunDirectory:
         self._lock = lock
 
     @classmethod
-    def open(cls, recipe: Recipe, fresh: bool = False) -> RunDirectory:
-        """The run of this recipe, new or resumed.
+    def open(cls, recipe: Recipe, fresh: bool = False, folder: Path | None = None) -> RunDirectory:
+        """The run of this recipe, new or resumed, in `folder` (where runs live, if not given).
 
         Raises BadInput where the name belongs to a differing recipe, or another process holds it.
         """
-        root = runs_folder() / recipe.run
+        folder = folder or runs_folder()
+        root = folder / recipe.run
         if fresh:
             number = 2
             while root.exists():
-                root = runs_folder() / f"{recipe.run}-{number}"
+                root = folder / f"{recipe.run}-{number}"
                 number += 1
             recipe = recipe.model_copy(update={"run": root.name})
         root.mkdir(parents=True, exist_ok=True)

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from actors.failures import GangLost
 from actors.learner import LearnerGroup
+from launch.best_model import BestModel
 from launch.console import log, task
 from launch.fleet import Fleet
-from launch.problem_sets import training_problems
 from launch.rundir import RunDirectory
 from launch.synthesize import load_attempts, load_trajectories, require_synthesis
 from launch.tracking import Tracker
+from launch.training_set import training_set
 from ledex_ray.config import SFTConfig
 from ledex_ray.episodes import SupervisedExample
 from ledex_ray.errors import BadInput
@@ -44,7 +45,7 @@ def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
     recipe, config = run.recipe, run.recipe.sft
     require_synthesis(run)
     examples = supervised_examples(
-        training_problems(recipe),
+        training_set(run, fleet),
         load_attempts(run),
         load_trajectories(run),
         fleet.renderer,
@@ -102,11 +103,13 @@ def _step(
     metrics = learner.sft_step(batches[progress.step])
     progress.step += 1
     due = progress.step % run.recipe.sft.checkpoint_every == 0 or progress.step == len(batches)
+    best = BestModel(run.root / STAGE)
     if due:
-        metrics |= _validate(run, learner, validation, progress)
+        metrics |= _validate(best, learner, validation, progress)
     tracker.log(STAGE, progress.step, metrics)
     if due:
         learner.save_checkpoint(_checkpoints(run), asdict(progress))
+        best.settle(progress.best_step)
     return metrics
 
 
@@ -140,19 +143,20 @@ def _resume(run: RunDirectory, learner: LearnerGroup, tracker: Tracker) -> Progr
     state = learner.load_checkpoint(_checkpoints(run))
     progress = Progress(**state) if state else Progress()
     tracker.forget_after(STAGE, progress.step)
+    BestModel(run.root / STAGE).settle(progress.best_step)
     if progress.step:
         log.info("sft: resumed after step %d", progress.step)
     return progress
 
 
 def _validate(
-    run: RunDirectory, learner: LearnerGroup, validation: Sequence[SupervisedExample], progress: Progress
+    best: BestModel, learner: LearnerGroup, validation: Sequence[SupervisedExample], progress: Progress
 ) -> dict[str, float]:
     """Measures the validation loss and keeps the model when it is the lowest so far (or nothing is held back)."""
     loss = learner.sft_loss(validation) if validation else 0.0
     if loss < progress.best_loss or not validation:
         progress.best_loss, progress.best_step, progress.without_improvement = loss, progress.step, 0
-        learner.export_model(run.root / STAGE / "model")
+        learner.export_model(best.staged(progress.step))
     else:
         progress.without_improvement += 1
     return {"validation_loss": loss} if validation else {}

@@ -13,11 +13,11 @@ from launch.endpoint import Endpoint
 from launch.fleet import Fleet
 from launch.jobs import Item, Judged, executed, provenance, sample_and_judge
 from launch.parts import Parts, PartWriter
-from launch.problem_sets import training_problems
 from launch.rundir import RunDirectory
 from launch.seeding import seeded_trajectories
 from launch.synthesis_summary import summarize, table_1
 from launch.teaching import taught, teacher_cost
+from launch.training_set import training_set
 from ledex_ray.chat import Renderer
 from ledex_ray.config import Recipe, SamplingConfig
 from ledex_ray.errors import BadInput
@@ -30,7 +30,7 @@ STAGE = "synthesis"
 
 def synthesize(run: RunDirectory, fleet: Fleet) -> None:
     """Runs or resumes the stage; its summary is the paper's Table 1 for this run."""
-    recipe, problems = run.recipe, training_problems(run.recipe)
+    recipe, problems = run.recipe, training_set(run, fleet)
     attempts = _solve(run, fleet, problems)
     wrong = pick_wrong(attempts, recipe.synthesis.max_wrong_per_problem)
     refinements = _refine(run, fleet, problems, wrong)

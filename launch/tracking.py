@@ -1,4 +1,4 @@
-"""Metrics to the run directory, whose files are the source, and from there to wandb and TensorBoard."""
+"""Metrics to the run directory, whose files are the source, and from there to wandb, TensorBoard and Prometheus."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from launch.gauges import Gauges
 from launch.rundir import RunDirectory, read_parts, write_part
 from launch.wandb_runs import WandbRuns, wandb_mode
 from ledex_ray.episode_store import EpisodeStore
 from ledex_ray.evaluation import Sample
+from ledex_ray.metric_groups import grouped
 from ledex_ray.tables import read_records
 
 MOST_ROWS = 200  # of a table of answers
@@ -25,17 +27,19 @@ class Tracker:
         mode = wandb_mode(run.recipe.tracking.wandb)
         self._wandb = None if mode == "disabled" else WandbRuns(run, mode)
         self._tensorboard: Any = None
+        self._gauges = Gauges(run.recipe.run)
 
     def log(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
         """Stores the metrics of one step of a stage; the same step written again replaces itself."""
         write_part(self.run.root / stage / "metrics", step, [{"step": step, **metrics}])
         numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
         if self._wandb is not None:
-            self._wandb.log(stage, step, numbers)
+            self._wandb.log(stage, step, {grouped(name): value for name, value in numbers.items()})
         if self.run.recipe.tracking.tensorboard:
             for name, value in numbers.items():
-                self._board().add_scalar(f"{stage}/{name}", value, step)
+                self._board().add_scalar(f"{stage}/{grouped(name)}", value, step)
             self._board().flush()
+        self._gauges.publish(stage, {"step": step, **numbers})
 
     def history(self, stage: str) -> list[dict[str, Any]]:
         """Every step logged so far for a stage."""

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from ledex_ray.episodes import Ints
 from ledex_ray.errors import BadInput
-from ledex_ray.prompts import Prompt
+from ledex_ray.prompts import Message, Prompt
 
+_MARK = "\u241eanswer\u241e"  # stands for a sampled answer where the template puts one
 _PLAIN_HEADINGS = {"system": "### Instruction", "user": "### Task", "assistant": "### Answer"}
 
 
@@ -45,6 +46,19 @@ class Renderer:
             )
         sections = [f"{_PLAIN_HEADINGS[m.role]}\n{m.content.strip()}\n\n" for m in prompt]
         return list(self.tokenizer("".join(sections) + f"{_PLAIN_HEADINGS['assistant']}\n")["input_ids"])
+
+    def follow_up_ids(self, prompt: Prompt, message: Message) -> list[int]:
+        """What stands between a sampled answer to `prompt`, end-of-sequence token included, and the answer after it.
+
+        The answer's own ids are left as they were sampled; only the text after it is turned into ids.
+        """
+        if not self.chat:
+            text = f"\n\n{_PLAIN_HEADINGS[message.role]}\n{message.content.strip()}\n\n{_PLAIN_HEADINGS['assistant']}\n"
+            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        turns = [{"role": m.role, "content": m.content} for m in (*prompt, Message("assistant", _MARK), message)]
+        text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        after = text.rpartition(_MARK)[2].removeprefix(self.tokenizer.eos_token)
+        return list(self.tokenizer(after, add_special_tokens=False)["input_ids"])
 
     def answer_ids(self, answer: str) -> list[int]:
         """The ids of an answer as the model should write it, the end-of-sequence token last."""

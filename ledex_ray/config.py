@@ -229,6 +229,7 @@ class PPOConfig(Section):
     )
     sampling: SamplingConfig = SamplingConfig(n=4, temperature=1.0)
     instructions: tuple[Literal["direct", "explain"], ...] = ("direct", "explain")
+    turns: int = Field(1, ge=1, description="Answers an episode may have, each after what public tests said.")
     minibatch_episodes: int = Field(64, ge=1, description="Episodes an optimizer step, over all ranks.")
     epochs: int = Field(1, ge=1, description="Passes over each batch.")
     clip_range: float = Field(0.2, gt=0)
@@ -337,6 +338,12 @@ class Recipe(Section):
     ppo: PPOConfig = PPOConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _separated_at_one_place(self) -> Recipe:
+        if self.reward.separated and self.ppo.turns > 1:
+            raise ValueError("reward.separated parts an episode at the end of its explanation: ppo.turns must be 1")
+        return self
 
 
 def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:

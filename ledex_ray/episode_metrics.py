@@ -26,6 +26,7 @@ def describe(episodes: Sequence[Episode]) -> dict[str, float]:
     metrics["reward"] = float(np.mean([e.score for e in scored])) if scored else math.nan
     for instruction in sorted({e.instruction for e in scored}):
         metrics[f"reward_{instruction}"] = float(np.mean([e.score for e in scored if e.instruction == instruction]))
+    metrics["verdict_infra"] = 0
     for status, count in Counter(e.verdict for e in episodes).items():
         metrics[f"verdict_{status.lower() or 'none'}"] = count
     for reason, count in Counter(r.split(":")[0] for e in episodes for r in e.unscored).items():

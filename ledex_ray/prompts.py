@@ -42,6 +42,7 @@ class Answer:
 SOLVE = "Answer with the Python {thing} in one ```python block and nothing else."
 WRONG = "This code is wrong.\n{feedback}"
 WRONG_SILENT = "This code is wrong."
+NO_CODE = "There is no Python code in this answer."
 REFINE = {
     Instruction.DIRECT: "Answer with the corrected {thing} in one ```python block and nothing else.",
     Instruction.EXPLAIN: (
@@ -112,6 +113,13 @@ def refine_prompt(problem: Problem, wrong_code: str, feedback: str, instruction:
         Message("assistant", fenced(wrong_code)),
         Message("user", _complaint(feedback, instruction, _thing(problem))),
     )
+
+
+def follow_up(problem: Problem, feedback: str | None, instruction: Instruction) -> Message:
+    """What is said to a refinement that failed too, with the same request; None as feedback: it holds no code."""
+    if feedback is None:
+        return Message("user", f"{NO_CODE}\n\n{REFINE[instruction].format(thing=_thing(problem))}")
+    return Message("user", _complaint(feedback, instruction, _thing(problem)))
 
 
 def explained_answer(explanation: str, code: str) -> str:

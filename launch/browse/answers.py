@@ -78,7 +78,7 @@ class Reader:
         """Problems by the id that the run's files use; those that cannot be read here are left out."""
         wanted = self.recipe.problems
         found: dict[str, Problem] = {}
-        for spec in dict.fromkeys((wanted.train, wanted.validation)):
+        for spec in dict.fromkeys((*wanted.train_sets, wanted.validation)):
             found |= {p.id: p for p in _readable(spec)}
         for spec in wanted.heldout:
             for problem in _readable(spec):

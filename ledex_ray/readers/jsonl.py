@@ -112,10 +112,11 @@ def _tests(row: Row, where: str) -> tuple[Test, ...]:
     listed = row["tests"]
     if not isinstance(listed, list) or not listed:
         raise BadInput(where, "field 'tests'", given=listed, expected="a list with at least one test")
-    return tuple(_test(test, where, f"tests[{index}]") for index, test in enumerate(listed))
+    return tuple(parse_test(test, where, f"tests[{index}]") for index, test in enumerate(listed))
 
 
-def _test(test: object, where: str, field: str) -> Test:
+def parse_test(test: object, where: str, field: str) -> Test:
+    """One test in any of its forms; BadInput names `where` and `field`."""
     match test:
         case str():
             tree = _check_python(test, where, field)

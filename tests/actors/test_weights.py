@@ -178,9 +178,10 @@ def test_wrong_bytes_end_the_engine_and_a_fresh_one_waits_for_the_learner(
     engines.published(WeightsRef(version))
     refits: list[int] = []
 
-    def refit(some: Sequence[Any], weights: WeightsRef) -> None:
+    def refit(some: Sequence[Any], weights: WeightsRef) -> bool:
         refits.append(weights.version)
         send_weights(learner.source, some, weights.version, backend="gloo", deadline_seconds=60)
+        return True
 
     engines.refit = refit
     try:

@@ -64,7 +64,9 @@ def test_stages_are_runs_of_one_group_with_curves_tables_and_the_report(run: Run
     for record in (r for f in files for r in records(f) if r.HasField("history")):
         for item in record.history.item:
             history.setdefault(item.key or ".".join(item.nested_key), []).append(item.value_json)
-    assert [float(v) for v in history["ppo/reward"]] == [0.5, 1.0] and "ppo/note" not in history
+    assert [float(v) for v in history["ppo/reward/reward"]] == [0.5, 1.0] and not any(
+        "note" in name for name in history
+    )
     tables = {name: history.get(f"{name}._type") for name in ("ppo/last_answers", "evaluation/answers")}
     assert tables == {name: ['"table-file"'] for name in tables}
     artifacts = {r.artifact.name: r.artifact.type for f in files for r in records(f) if r.HasField("artifact")}
@@ -82,7 +84,7 @@ def test_tensorboard_has_the_curves(run: RunDirectory) -> None:
     tracker.log("sft", 1, {"loss": 0.5})
     tracker.close()
     (events,) = (run.root / "tensorboard").glob("events.out.tfevents.*")
-    assert b"sft/loss" in events.read_bytes()
+    assert b"sft/policy/loss" in events.read_bytes()
 
 
 def test_nothing_is_told_where_the_recipe_says_so(runs_dir: Path) -> None:

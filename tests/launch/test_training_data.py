@@ -10,11 +10,12 @@ import pytest
 
 from actors.generation import Completion
 from actors.sandbox import ScoreResult
-from launch.collect import Assignment, Assignments, build_episode
+from launch.collect import Assignments
+from launch.dialogue import Assignment, Dialogue, build_episode
 from launch.problem_sets import training_problems, validation_problems
 from launch.sft import plan_batches, split_by_problem
 from ledex_ray.chat import Renderer
-from ledex_ray.config import SamplingConfig, SFTConfig, recipe_from_tree
+from ledex_ray.config import SFTConfig, recipe_from_tree
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import CallTest, Problem
 from ledex_ray.prompts import explained_answer, fenced, parse_answer
@@ -100,7 +101,9 @@ def test_rewards_lie_on_the_last_token_of_the_explanation_and_of_the_answer(rend
     assignment = Assignment("g", PROBLEM, WRONG, Instruction.EXPLAIN, (1, 2, 3), (RIGHT,), (EXPLANATION,))
     completion = Completion(ids, tuple(-0.5 for _ in ids), tuple(7 for _ in ids), text, "stop")
     reward = Reward(refinement=4.0, explanation=1.5)
-    episode = build_episode(assignment, completion, ScoreResult("x", terms, PASSED), reward, SamplingConfig(), renderer)
+    dialogue = Dialogue(assignment, 0)
+    dialogue.answer(completion, ScoreResult("x", terms, PASSED), reward)
+    episode = build_episode(dialogue, 1.0, renderer)
     assert episode.loss_mask.tolist() == [False] * 3 + [True] * len(ids)
     assert np.flatnonzero(episode.rewards).tolist() == [episode.explanation_end, len(episode.token_ids) - 1]
     assert episode.rewards[episode.explanation_end] == 1.5 and episode.rewards[-1] == 4.0

@@ -15,6 +15,8 @@ import numpy as np
 import psutil
 import pytest
 
+from actors.learner import LearnerGroup
+from examples.sweep_kl import sweep
 from launch.fleet import Fleet
 from launch.ppo import STAGE, DebugPPO, DebugPPOConfig, Session, ppo
 from launch.rundir import RunDirectory, read_parts
@@ -62,6 +64,28 @@ def tree(model: Path, run: str, arm: str = "paper", **ppo_keys: Any) -> dict[str
 
 
 @pytest.fixture(scope="module")
+def tiny_llama(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a head of its own that ends one answer in about ten tokens, so that dialogues go on."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig.from_pretrained(tiny_llama)
+    config.tie_word_embeddings = False
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 5.0  # after the norm this channel is nearly the root of the width
+        model.lm_head.weight[:, 0] = 0.0
+        model.lm_head.weight[config.eos_token_id] = 0.0
+        model.lm_head.weight[config.eos_token_id, 0] = np.log(config.vocab_size / 10) / config.hidden_size**0.5
+    folder = tmp_path_factory.mktemp("ending_llama")
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def fleet(tiny_llama: Path, ray_session: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """One engine, one sandbox pool and one finished synthesis for all tests of this file."""
     os.environ["LEDEX_RUNS"] = str(tmp_path_factory.mktemp("runs"))
@@ -99,6 +123,8 @@ def test_each_iteration_is_committed_once_under_the_policy_it_says(fleet: Fleet,
     assert [row["step"] for row in history] == [1, 2, 3]
     assert all(row["engine_gap_mean"] < 1e-4 for row in history)  # float32: engine and learner are one policy
     assert history[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert all(0 < row["busy_rollout"] <= 1 and 0 < row["busy_learner"] <= 1 for row in history)
+    assert all(row["tokens_per_second/rollout-0"] > 0 and row["queue_peak_rollout"] >= 2 for row in history[:1])
     staleness = 0 if mode == "synchronous" else 1
     store = EpisodeStore(root / STAGE / "episodes")
     for iteration in range(ITERATIONS):
@@ -109,6 +135,18 @@ def test_each_iteration_is_committed_once_under_the_policy_it_says(fleet: Fleet,
     assert (root / STAGE / "model" / "config.json").exists()
 
 
+def test_an_episode_of_several_turns_is_learned_from_as_it_was_sampled(fleet: Fleet, tiny_llama: Path) -> None:
+    keys: dict[str, Any] = {"turns": 3, "sampling": {"n": 4, "max_tokens": 48}, "iterations": 2}
+    root = train(fleet, "turns", tiny_llama, **keys)
+    store = EpisodeStore(root / STAGE / "episodes")
+    episodes = [e for iteration in range(2) for e in store.read(iteration) or []]
+    answers = [int(np.diff(np.concatenate([[0], e.loss_mask.astype(int)])).clip(0).sum()) for e in episodes]
+    assert max(answers) == 3 and len(episodes) == 16
+    for episode, turns in zip(episodes, answers, strict=True):
+        assert turns == 1 or "no Python code" in episode.text
+    assert all(row["behaviour_gap_max"] < 1e-3 for row in read_parts(root / STAGE / "metrics"))
+
+
 def test_a_killed_learner_is_rebuilt_and_replays_the_stored_episodes(fleet: Fleet, tiny_llama: Path) -> None:
     killed: list[int] = []
 
@@ -116,8 +154,8 @@ def test_a_killed_learner_is_rebuilt_and_replays_the_stored_episodes(fleet: Flee
         metrics = Path(os.environ["LEDEX_RUNS"]) / "killed" / STAGE / "metrics"
         while not any(metrics.glob("*.jsonl")):
             time.sleep(0.1)
-        for process in psutil.process_iter(["cmdline"]):
-            if "ray::_RankActor" in " ".join(process.info["cmdline"] or []):
+        for process in psutil.Process().children(recursive=True):  # this session's alone
+            if "ray::_RankActor" in " ".join(process.cmdline()):
                 killed.append(process.pid)
                 os.kill(process.pid, signal.SIGKILL)
 
@@ -127,6 +165,26 @@ def test_a_killed_learner_is_rebuilt_and_replays_the_stored_episodes(fleet: Flee
     assert [row["step"] for row in read_parts(root / STAGE / "metrics")] == [1, 2, 3]
     ids = [e.id for i in range(ITERATIONS) for e in EpisodeStore(root / STAGE / "episodes").read(i) or []]
     assert len(ids) == len(set(ids)) == 4 * ITERATIONS
+
+
+def test_a_best_model_without_its_checkpoint_is_not_kept(
+    fleet: Fleet, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver ends after the export at iteration 2 and before the checkpoint that would count it as the best."""
+    save = LearnerGroup.save_checkpoint
+
+    def end_at_two(learner: LearnerGroup, directory: Path, state: dict[str, Any]) -> None:
+        if state["iteration"] == 2:
+            raise KeyboardInterrupt
+        save(learner, directory, state)
+
+    root = Path(os.environ["LEDEX_RUNS"]) / "torn"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LearnerGroup, "save_checkpoint", end_at_two)
+        train(fleet, "torn", tiny_llama)
+    assert not (root / STAGE / "model").exists()
+    train(fleet, "torn", tiny_llama)
+    assert (root / STAGE / "model" / "config.json").exists() and not list((root / STAGE).glob(".model*"))
 
 
 def coin(inputs: Inputs) -> float:
@@ -173,3 +231,16 @@ def test_rllib_drives_saves_and_restores_it(fleet: Fleet, tiny_llama: Path, tmp_
         DebugPPO.shared = None
         tracker.close()
         run.close()
+
+
+def test_tune_sweeps_a_coefficient_from_one_finished_synthesis(fleet: Fleet, tiny_llama: Path) -> None:
+    base = Path(os.environ["LEDEX_RUNS"]).resolve() / "base"
+    tree_of_one = tree(tiny_llama, "base", iterations=1, validate_every=1)
+    tree_of_one["sandbox"] = {"floor": "C", "actors": 1}
+    fleet.sandbox.shutdown()  # trials start sandboxes of their own, and this Ray has two places
+    results = sweep(base, tree_of_one, [0.0, 0.1])
+    assert not results.errors
+    found = {result.config["ledex"]["ppo"]["kl_coef"]: result.metrics for result in results if result.config}
+    assert {kl: metrics["training_iteration"] for kl, metrics in found.items() if metrics} == {0.0: 1, 0.1: 1}
+    for name in ("base-kl-0", "base-kl-0.1"):
+        assert [row["step"] for row in read_parts(base.parent / name / STAGE / "metrics")] == [1]

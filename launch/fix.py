@@ -1,0 +1,258 @@
+"""`ledex fix`, the trained model at work: run the tests, explain the bug, propose a fix, verify it, show the diff.
+
+One refinement loop as in training (LeDex, section 3.1), with the tests of a user: each round asks for several answers,
+judges what they make of the file, and goes on from the best of them. What no test covers stays for a person to read.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.syntax import Syntax
+
+from launch.console import console, log
+from launch.rundir import write_atomically
+from ledex_ray.config import ModelConfig, Recipe, RolloutConfig, SamplingConfig
+from ledex_ray.errors import BadInput
+from ledex_ray.problems import AssertTest, Problem, StdioTest, Test
+from ledex_ray.prompts import refine_prompt
+from ledex_ray.readers.files import read_text
+from ledex_ray.readers.jsonl import called_name
+from ledex_ray.readers.own_tests import read_tests
+from ledex_ray.records import Instruction, Status, Verdict
+from ledex_ray.splice import splice
+from reward.judge import Judge, JudgeConfig, StartFailed, TooWeak
+from reward.scorer import Scorer
+from reward.terms import TextJob
+
+if TYPE_CHECKING:
+    from launch.fleet import Fleet
+
+FIXED, NOT_FIXED = 0, 1
+LONGEST = 4096  # tokens of prompt and answer; the engine's memory is laid out for it
+_DEFINED = re.compile(r"^(?:async\s+def|def|class)\s+(\w+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A program, what the model said about the one before it, and what the judge says of this one."""
+
+    code: str
+    explanation: str
+    verdict: Verdict
+
+
+def fix(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The program that fails its tests.")],
+    tests: Annotated[Path, typer.Option(help="A .py of top-level asserts, or a .jsonl with one test a line.")],
+    model: Annotated[str, typer.Option(help="A directory such as runs/NAME/ppo/model, a packaged name, or a hub id.")],
+    task: Annotated[str, typer.Option(help="What the program is for; default: its docstring.")] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of proposals, each from the best one so far.")] = 3,
+    samples: Annotated[int, typer.Option(min=1, help="Proposals a round.")] = 8,
+    temperature: Annotated[float, typer.Option(min=0.01, help="How different proposals are.")] = 0.8,
+    max_tokens: Annotated[int, typer.Option(min=16, help="Longest answer.")] = 512,
+    write: Annotated[bool, typer.Option("--write", help="Put the fix into FILE; it is not touched otherwise.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+) -> None:
+    """Fix a program until its tests pass: explanation and difference on standard output. Exit 0 fixed, 1 not fixed.
+
+    Example: ledex fix stats.py --tests test_stats.py --model runs/quickstart/ppo/model
+    """
+    problem = read_problem(file, tests, task)
+    sampling = SamplingConfig(n=samples, temperature=temperature, max_tokens=max_tokens)
+    try:
+        with Judge(JudgeConfig()) as judge, Scorer() as scorer:
+            start = Proposal(read_text(file), "", judge.judge(problem, read_text(file)))
+            if start.verdict.passed:
+                _say(f"{file}: all {start.verdict.n_tests} tests pass, there is nothing to fix")
+                raise SystemExit(FIXED)
+            _say(f"{file}: {_counts(start.verdict)}. {start.verdict.feedback}")
+            found = _search(problem, start, model, sampling, rounds, seed, judge, scorer)
+            if not found.verdict.passed:
+                _say(f"{file}: not fixed; the best proposal: {_counts(found.verdict)}")
+                raise SystemExit(NOT_FIXED)
+            _show(file, start, found, scorer)
+    except (TooWeak, StartFailed) as error:
+        console.print(f"ledex fix: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(NOT_FIXED) from None
+    if write:
+        mode = file.stat().st_mode
+        write_atomically(file, found.code)
+        file.chmod(mode)
+        _say(f"{file}: written")
+    raise SystemExit(FIXED)
+
+
+def read_problem(file: Path, tests: Path, task: str = "") -> Problem:
+    """The file and its tests as a problem whose tests are all public. Raises BadInput where either cannot be read."""
+    code, read = read_text(file), read_tests(tests, file)
+    entry = "" if isinstance(read[0], StdioTest) else _entry_point(code, read)
+    if not entry and not isinstance(read[0], StdioTest):
+        raise BadInput(str(tests), f"calls nothing that {file} defines", expected="asserts on its functions")
+    text = (
+        task or _docstring(code, entry) or f"Write {f'the Python function `{entry}`' if entry else 'a Python program'}."
+    )
+    return Problem(id=file.name, text=text, tests=read, entry_point=entry, n_public=len(read))
+
+
+def _entry_point(code: str, tests: Iterable[Test]) -> str:
+    """The function under test: the file's first definition that an assert names, else its only one."""
+    defined = list(dict.fromkeys(_DEFINED.findall(code)))
+    for test in tests:
+        if isinstance(test, AssertTest):
+            used = {node.id for node in ast.walk(ast.parse(test.code)) if isinstance(node, ast.Name)}
+            named = [name for name in defined if name in used]
+            if named or called_name(test.code):
+                return (named or [called_name(test.code)])[0]
+    return defined[-1] if defined else ""  # plain calls name no function: what a file is about comes last
+
+
+def _docstring(code: str, entry: str) -> str:
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    functions = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == entry]
+    return next((text for node in (*functions, tree) if (text := ast.get_docstring(node))), "")
+
+
+def _search(
+    problem: Problem,
+    start: Proposal,
+    model: str,
+    sampling: SamplingConfig,
+    rounds: int,
+    seed: int,
+    judge: Judge,
+    scorer: Scorer,
+) -> Proposal:
+    """The first proposal that passes every test, the smallest change if there are several; else the best one."""
+    with _fleet(model, sampling) as fleet:
+        best = start
+        for number in range(1, rounds + 1):
+            answers = _ask(fleet, problem, best, sampling, f"{seed}/{number}")
+            proposals = _judged(problem, best, answers, judge, scorer)
+            passing = [p for p in proposals if p.verdict.passed]
+            if passing:
+                log.info("round %d: %d of %d proposals pass", number, len(passing), len(proposals))
+                return min(passing, key=lambda p: _distance(start.code, p.code))
+            best = max([best, *proposals], key=lambda p: p.verdict.n_passed)
+            log.info("round %d: %d proposals, the best: %s", number, len(proposals), _counts(best.verdict))
+    return best
+
+
+def _fleet(model: str, sampling: SamplingConfig) -> Fleet:
+    try:
+        from launch.fleet import Fleet
+    except ModuleNotFoundError as error:
+        raise BadInput(
+            "ledex fix",
+            f"this needs {error.name}, which the base package leaves out",
+            expected="`make install`, or ledex-ray[gpu] or ledex-ray[cpu]",
+        ) from error
+    import ray
+
+    fleet = Fleet(Recipe(run="fix", model=ModelConfig(name=model)))
+    longest = min(LONGEST, _context(fleet.model_path))
+    gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
+    fleet.recipe = Recipe(
+        run="fix",
+        model=ModelConfig(name=model, max_length=longest),
+        rollout=RolloutConfig(gpus=gpus, max_num_seqs=sampling.n),
+    )
+    return fleet
+
+
+def _context(model_path: Path) -> int:
+    from transformers import AutoConfig
+
+    return int(getattr(AutoConfig.from_pretrained(model_path), "max_position_embeddings", LONGEST))
+
+
+def _ask(fleet: Fleet, problem: Problem, wrong: Proposal, sampling: SamplingConfig, seed: str) -> list[str]:
+    """The model's answers to the program and what its tests say."""
+    from actors.generation import GenerationRequest
+
+    prompt = refine_prompt(problem, wrong.code, wrong.verdict.feedback, Instruction.EXPLAIN)
+    ids = fleet.renderer.prompt_ids(prompt)
+    room = fleet.recipe.model.max_length - len(ids)
+    if room < sampling.max_tokens:
+        raise BadInput(
+            problem.id,
+            "is too long for the model",
+            given=f"{len(ids)} tokens with its tests",
+            expected=f"at most {fleet.recipe.model.max_length - sampling.max_tokens}, or a smaller --max-tokens",
+        )
+    request = GenerationRequest(
+        id=seed,
+        prompt_ids=tuple(ids),
+        n=sampling.n,
+        temperature=sampling.temperature,
+        max_tokens=sampling.max_tokens,
+        seed=zlib.crc32(seed.encode()),
+        stop=fleet.renderer.stop,
+    )
+    (generation,) = fleet.rollout.client().generate([request])
+    if generation.error:
+        raise RuntimeError(f"the engine gave the prompt up: {generation.error}")
+    return [completion.text for completion in generation.completions]
+
+
+def _judged(problem: Problem, wrong: Proposal, answers: Iterable[str], judge: Judge, scorer: Scorer) -> list[Proposal]:
+    """Each distinct program that the answers make of the file, judged; also the answer alone where that is another."""
+    jobs = [
+        TextJob(id=str(i), text=text, instruction="explain", entry_point=problem.entry_point, codebleu=False)
+        for i, text in enumerate(answers)
+    ]
+    seen = {wrong.code}
+    proposals = []
+    for answer in (terms.answer for terms in scorer.score(jobs) if terms.answer.code.strip()):
+        for code in (splice(wrong.code, answer.code), answer.code.strip("\n") + "\n"):
+            if code not in seen:
+                seen.add(code)
+                verdict = judge.judge(problem, code)
+                if verdict.status is Status.INFRA:
+                    log.warning("a proposal could not be judged and is left out")
+                else:
+                    proposals.append(Proposal(code, answer.explanation, verdict))
+    return proposals
+
+
+def _distance(a: str, b: str) -> int:
+    """Lines added and removed, counted without looking at their order (quick for any text)."""
+    left, right = a.splitlines(), b.splitlines()
+    return sum(line not in right for line in left) + sum(line not in left for line in right)
+
+
+def _show(file: Path, start: Proposal, found: Proposal, scorer: Scorer) -> None:
+    if found.explanation:
+        _say(f"\n{found.explanation}")
+    shown = Console(highlight=False, soft_wrap=True)
+    diff = _plain(scorer.diff(start.code, found.code, file.name))
+    shown.print(Syntax(diff, "diff", background_color="default") if shown.is_terminal else diff, markup=False)
+    weak = (
+        " (their verdict is weak: the program could have forged it, so read the change)" if found.verdict.weak else ""
+    )
+    _say(f"{file}: all {found.verdict.n_tests} tests pass{weak}")
+
+
+def _say(text: str) -> None:
+    Console(highlight=False, soft_wrap=True).print(_plain(text), markup=False)
+
+
+def _plain(text: str) -> str:
+    """Text of a model without the control characters that a terminal would obey."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf"))
+
+
+def _counts(verdict: Verdict) -> str:
+    return f"{verdict.n_passed} of {verdict.n_tests} tests pass"

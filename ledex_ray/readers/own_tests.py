@@ -1,0 +1,77 @@
+"""Tests of a user's own: a .py of top-level asserts, or a .jsonl with one of DESIGN.md's tests a line.
+
+What stands before an assert in a .py (imports, values, helpers) is run before it again for each: no test depends on
+another. Not covered: pytest's fixtures and classes.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+from ledex_ray.errors import BadInput
+from ledex_ray.problems import AssertTest, StdioTest, Test
+from ledex_ray.readers.files import read_text
+from ledex_ray.readers.jsonl import parse_test
+
+
+def read_tests(path: Path, program: Path) -> tuple[Test, ...]:
+    """The tests in the file, for the code in the file `program`. Raises BadInput with file, line and what is wrong."""
+    if path.suffix == ".py":
+        return _asserts(path, program.stem)
+    if path.suffix == ".jsonl":
+        return _lines(path)
+    raise BadInput(str(path), "is no file of tests", expected="a .py of top-level asserts, or a .jsonl of tests")
+
+
+def _asserts(path: Path, module: str) -> tuple[Test, ...]:
+    text = read_text(path)
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise BadInput(str(path), f"is not Python ({error})") from error
+    before: list[str] = []
+    tests: list[Test] = []
+    for node in tree.body:
+        if _is_docstring(node) or _imports_the_program(node, module, f"{path}:{node.lineno}"):
+            continue
+        source = ast.get_source_segment(text, node) or ast.unparse(node)
+        if isinstance(node, ast.Assert):
+            tests.append(AssertTest("\n".join([*before, source])))
+        else:
+            before.append(source)
+    if not tests:
+        raise BadInput(str(path), "holds no assert at top level", expected="lines such as `assert f(1) == 2`")
+    return tuple(tests)
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _imports_the_program(node: ast.stmt, module: str, where: str) -> bool:
+    """Whether this takes names from the program, which are there without it. Raises BadInput where they change."""
+    if isinstance(node, ast.Import) and any(alias.name == module for alias in node.names):
+        raise BadInput(where, f"imports {module}", expected=f"its functions by their names, `from {module} import f`")
+    if not isinstance(node, ast.ImportFrom) or node.module != module:
+        return False
+    if any(alias.asname for alias in node.names):
+        raise BadInput(where, f"renames what {module} defines", expected="the functions' own names")
+    return True
+
+
+def _lines(path: Path) -> tuple[Test, ...]:
+    tests: list[Test] = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            where = f"{path}:{number}"
+            try:
+                tests.append(parse_test(json.loads(line), where, "test"))
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise BadInput(where, f"is not JSON ({error})", given=line, expected="one test a line") from error
+    if not tests:
+        raise BadInput(str(path), "holds no test", expected="one test a line")
+    if len({isinstance(test, StdioTest) for test in tests}) > 1:
+        raise BadInput(str(path), "mixes stdin/stdout with calls", expected="one kind of program")
+    return tuple(tests)

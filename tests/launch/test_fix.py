@@ -1,0 +1,103 @@
+"""`ledex fix`: what it takes as tests, what it makes of an answer, and a real model that fixes a real file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from launch.cli import app
+from launch.fix import read_problem
+from ledex_ray.errors import BadInput
+from ledex_ray.problems import AssertTest, CallTest
+from ledex_ray.splice import splice
+from reward.judge import Judge, JudgeConfig
+
+PROGRAM = '"""Sums."""\nimport math\n\nLIMIT = 3\n\n\ndef helper(x):\n    return x\n\n\ndef total(xs):\n    return 0\n'
+
+
+def write(folder: Path, **files: str) -> dict[str, Path]:
+    paths = {name: folder / name.replace("_", ".") for name in files}
+    for name, text in files.items():
+        paths[name].write_text(text)
+    return paths
+
+
+def test_each_assert_is_a_test_with_what_stands_before_it_and_names_of_the_program_need_no_import(
+    tmp_path: Path,
+) -> None:
+    tests = "from sums import total\nxs = [1, 2]\nassert total(xs) == 3\nys = [*xs, 4]\nassert total(ys) == 7\n"
+    paths = write(tmp_path, sums_py=PROGRAM, tests_py=tests)
+    problem = read_problem(paths["sums_py"], paths["tests_py"])
+    assert problem.entry_point == "total" and problem.text == "Sums." and problem.n_public == 2
+    assert problem.tests[1] == AssertTest("xs = [1, 2]\nys = [*xs, 4]\nassert total(ys) == 7")
+    with Judge(JudgeConfig()) as judge:
+        assert judge.judge(problem, PROGRAM).n_passed == 0
+        assert judge.judge(problem, PROGRAM.replace("return 0", "return sum(xs)")).passed
+
+
+def test_tests_may_be_lines_of_json(tmp_path: Path) -> None:
+    lines = [json.dumps({"args": "([1, 2],)", "expected": "3"}), json.dumps("assert total([]) == 0")]
+    paths = write(tmp_path, sums_py=PROGRAM, tests_jsonl="\n".join(lines))
+    problem = read_problem(paths["sums_py"], paths["tests_jsonl"])
+    assert problem.entry_point == "total" and isinstance(problem.tests[0], CallTest)
+
+
+@pytest.mark.parametrize(
+    ("name", "tests", "told"),
+    [
+        ("t_py", "def test_total():\n    assert total([]) == 0\n", "holds no assert at top level"),
+        ("t_py", "assert total([] == 0\n", "is not Python"),
+        ("t_py", "import sums\nassert sums.total([]) == 0\n", r"t\.py:1: imports sums; expected"),
+        ("t_jsonl", '"assert total([]) == 0"\n{"arg": 1}\n', r"t\.jsonl:2: field 'test'"),
+        ("t_txt", "assert total([]) == 0\n", "is no file of tests"),
+    ],
+)
+def test_tests_that_cannot_be_read_are_refused_by_name(tmp_path: Path, name: str, tests: str, told: str) -> None:
+    paths = write(tmp_path, sums_py=PROGRAM, **{name: tests})
+    with pytest.raises(BadInput, match=told):
+        read_problem(paths["sums_py"], paths[name])
+
+
+def test_a_program_that_passes_needs_no_model(tmp_path: Path) -> None:
+    paths = write(tmp_path, sums_py=PROGRAM, t_py="assert total([]) == 0\n")
+    done = CliRunner().invoke(app, ["fix", str(paths["sums_py"]), "--tests", str(paths["t_py"]), "--model", "none"])
+    assert done.exit_code == 0 and "nothing to fix" in done.output
+
+
+def test_an_answers_definitions_and_imports_go_into_the_file_and_its_examples_do_not() -> None:
+    answer = "import os\n\ndef inner(x):\n    return x\n\n"
+    answer += "def total(xs):\n    # sums\n    return sum(map(inner, xs))\n\nprint(total([1]))\n"
+    fixed = splice(PROGRAM, answer)
+    assert fixed == PROGRAM.replace("import math\n", "import os\nimport math\n").replace(
+        "def total(xs):\n    return 0\n",
+        "def inner(x):\n    return x\n\n\ndef total(xs):\n    # sums\n    return sum(map(inner, xs))\n",
+    )
+
+
+def test_an_answer_that_shares_no_name_with_the_file_stands_alone() -> None:
+    answer = "def other():\n    pass\n"
+    assert splice(PROGRAM, answer) == answer
+
+
+def test_decorators_and_signatures_of_several_lines_go_with_their_function() -> None:
+    file = "@cache\ndef f(\n    x,\n):\n    return x - 1\n\n# of g\n@cache\ndef g(x):\n    return f(x)\n"
+    assert splice(file, "@cache\ndef f(x):\n    return x + 1\n") == file.replace(
+        "def f(\n    x,\n):\n    return x - 1", "def f(x):\n    return x + 1"
+    )
+
+
+@pytest.mark.slow
+def test_a_real_model_fixes_a_file_and_writes_it_only_when_told(tmp_path: Path, ray_session: None) -> None:
+    program = "def add(a, b):\n    return a - b\n"
+    paths = write(tmp_path, add_py=program, t_py="assert add(1, 2) == 3\nassert add(0, 5) == 5\n")
+    call = ["fix", str(paths["add_py"]), "--tests", str(paths["t_py"]), "--model", "smollm2-135m", "--samples", "16"]
+    call += ["--max-tokens", "96", "--task", "Write a function `add(a, b)` that returns the sum of two numbers."]
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 0 and "+    return" in done.output and "all 2 tests pass" in done.output, done.output
+    assert paths["add_py"].read_text() == program
+    assert CliRunner().invoke(app, [*call, "--write"]).exit_code == 0
+    again = CliRunner().invoke(app, call)
+    assert again.exit_code == 0 and "nothing to fix" in again.output

@@ -1,0 +1,149 @@
+"""Twenty iterations while processes are killed and stopped: the run ends, and what it counted is what happened."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from actors.generation import Completion, Generation
+from launch.collect import Assignments, Collector
+from launch.dialogue import Dialogue, build_episode
+from launch.fleet import Fleet
+from launch.ppo import STAGE, ppo
+from launch.problem_sets import training_problems
+from launch.rundir import RunDirectory, read_parts
+from launch.synthesize import load_trajectories, synthesize
+from launch.tracking import Tracker
+from ledex_ray.config import recipe_from_tree
+from ledex_ray.episode_store import EpisodeStore
+from ledex_ray.episodes import Episode
+from tests.ppo.chaos import Chaos, Log
+
+pytestmark = pytest.mark.acceptance
+
+ITERATIONS, PROMPTS, SAMPLES = 20, 4, 4
+DEADLINE = 25.0
+
+
+def tree(model: str, run: str, mode: str) -> dict[str, Any]:
+    return {
+        "run": run,
+        "stages": ["synthesize", "ppo"],
+        "model": {"name": model, "max_length": 512},
+        "problems": {"limit": 6},
+        "sandbox": {"floor": "C", "actors": 2, "deadline_seconds": DEADLINE},
+        "rollout": {"max_num_seqs": 16, "kv_cache_gb": 0.25, "deadline_seconds": DEADLINE},
+        "learner": {"deadline_seconds": 4 * DEADLINE},
+        "synthesis": {
+            "solve": {"n": 1, "max_tokens": 8},
+            "refine": {"n": 1, "max_tokens": 8},
+            "max_wrong_per_problem": 1,
+            "seeded_bugs": 2,
+        },
+        "tracking": {"wandb": "disabled"},
+        "ppo": {
+            "iterations": ITERATIONS,
+            "mode": mode,
+            "prompts_per_iteration": PROMPTS,
+            "sampling": {"n": SAMPLES, "max_tokens": 64},
+            "minibatch_episodes": PROMPTS * SAMPLES,
+            "critic_warmup": 0,
+            "validate_every": 5,
+            "checkpoint_every": 1,
+        },
+    }
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
+def test_a_run_under_attack_ends_and_its_episodes_are_whole_single_and_honest(
+    mode: str, smollm2: Path, ray_session: Any, runs_dir: Path
+) -> None:
+    recipe = recipe_from_tree(tree(str(smollm2), f"chaos-{mode}", mode))
+    heard = Log()
+    logging.getLogger().addHandler(heard)
+    logging.getLogger("actors").setLevel(logging.INFO)
+    run = RunDirectory.open(recipe)
+    with Fleet(recipe) as fleet:
+        engine = seconds(lambda: fleet.rollout)
+        synthesize(run, fleet)
+        encoder = seconds(lambda: ray.get(fleet.embedder.ready.remote(), timeout=300))
+        gaps = {"RolloutActor": 3 * engine, "SandboxActor": 15.0, "EmbedderActor": 3 * encoder, "_RankActor": 3 * 20.0}
+        chaos, tracker = Chaos(gaps, seed=7), Tracker(run)
+        chaos.start()
+        try:
+            ppo(run, fleet, tracker)
+        finally:
+            chaos.end()
+            tracker.close()
+            logging.getLogger().removeHandler(heard)
+        store = EpisodeStore(run.root / STAGE / "episodes")
+        episodes = [e for iteration in range(ITERATIONS) for e in store.read(iteration) or []]
+        wrong = dishonest(run, fleet, episodes)
+    run.close()
+    print(f"attacks: {[(a.kind, a.signal.name) for a in chaos.attacks]}")
+    assert {a.kind for a in chaos.attacks} == set(gaps)
+    assert [row["step"] for row in read_parts(run.root / STAGE / "metrics")] == list(range(1, ITERATIONS + 1))
+    given_up = sum("assignment_given_up" in message for _, message in heard.messages)
+    ids = [episode.id for episode in episodes]
+    assert len(ids) == len(set(ids)) == (ITERATIONS * PROMPTS - given_up) * SAMPLES
+    assert not wrong
+    assert not [e.id for e in episodes if e.verdict == "INFRA" and e.scored]
+    for attack in chaos.attacks:
+        if attack.signal is signal.SIGSTOP and not left_over(attack.pid):
+            assert [m for at, m in heard.messages if at > attack.at and f"pid={attack.pid} state=T" in m], attack
+
+
+def left_over(pid: int) -> bool:
+    """Whether a stopped process is still there, because nobody asked it for anything before the run ended; ends it."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def dishonest(run: RunDirectory, fleet: Fleet, episodes: list[Episode]) -> list[str]:
+    """Ids of scored episodes that earn another reward where nothing is killed."""
+    collector = Collector(fleet)
+    assignments = Assignments(
+        load_trajectories(run), training_problems(run.recipe), fleet.renderer, run.recipe, collector.arm
+    )
+    wrong = []
+    for group_id in dict.fromkeys(e.group_id for e in episodes):
+        (assignment,) = assignments.take(int(group_id.split("/")[0]), 1)
+        group = [e for e in episodes if e.group_id == group_id]
+        dialogues = [Dialogue(assignment, int(e.id.rpartition("/")[2])) for e in group]
+        generation = Generation(group_id, tuple(completion(e) for e in group))
+        for dialogue, episode in zip(collector._score(dialogues, generation, True), group, strict=True):
+            again = build_episode(dialogue, episode.temperature, fleet.renderer)
+            assert again.id == episode.id and again.scored
+            if episode.scored and not np.array_equal(again.rewards, episode.rewards):
+                wrong.append(episode.id)
+    return wrong
+
+
+def completion(episode: Episode) -> Completion:
+    """What the engine gave for this episode."""
+    at = episode.loss_mask
+    return Completion(
+        tuple(episode.token_ids[at].tolist()),
+        tuple(episode.behaviour_log_probs[at].tolist()),
+        tuple(episode.weight_versions[at].tolist()),
+        episode.text,
+        "length" if episode.truncated else "stop",
+    )
