@@ -29,6 +29,7 @@ from ledex_ray.tables import read_records
 
 STAGE = "report"
 EXAMPLES = 3
+SHOWING = ("direct", "explain", "random_feedback")  # the modes that show feedback
 MOST_LINES, MOST_CHARACTERS = 80, 4000
 
 
@@ -171,7 +172,7 @@ def side(key: Mapping[str, Any]) -> str:
     """One side of a comparison in words; what is usual (round 1, public feedback) is not said."""
     told = ["fixed bugs"] if key["bugs"] == "fixed" else []
     told += [f"round {key['round']}"] if key["round"] > 1 else []
-    told += ["feedback of all tests"] if key["feedback"] == "all" and key["mode"] in ("direct", "explain") else []
+    told += ["feedback of all tests"] if key["feedback"] == "all" and key["mode"] in SHOWING else []
     return f"{key['label']} {key['mode'].replace('_', ' ')}" + (f" ({', '.join(told)})" if told else "")
 
 

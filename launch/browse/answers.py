@@ -150,7 +150,7 @@ class Reader:
             facts.append(("tests", f"{full['n_passed']} of {full['n_tests']} passed"))
         if full["weak"]:
             facts.append(("verdict", "weak: the program could have forged it"))
-        return self._assembled(
+        assembled = self._assembled(
             light,
             facts,
             prompt_text=_as_text(prompt),
@@ -160,8 +160,9 @@ class Reader:
             code=full["code"],
             text=full["text"],
             own_feedback=full["feedback"],
-            tests=full.get("failed_tests") or (),
+            tests=full.get("failed_tests") or (),  # a sample keeps the first few
         )
+        return replace(assembled, n_tests=full.get("n_tests") or 0)
 
     def _episode(self, light: Mapping[str, Any], full: Mapping[str, Any]) -> Answer:
         """An answer of PPO, token by token."""
