@@ -21,7 +21,7 @@ import ray
 from actors import watchdog
 from actors.pool import Dropped
 from actors.ray_pool import RayPool, Service
-from actors.usage import Busy, Counts, Usage
+from actors.usage import Busy, Usage
 from ledex_ray.config import SandboxConfig
 from ledex_ray.problems import Limits, Problem
 from ledex_ray.prompts import Answer
@@ -141,19 +141,14 @@ class SandboxClient:
     """
 
     def __init__(
-        self,
-        actors: Mapping[str, Any],
-        config: SandboxConfig,
-        demand: Callable[[int], None] | None = None,
-        counts: Counts | None = None,
+        self, actors: Mapping[str, Any], config: SandboxConfig, demand: Callable[[int], None] | None = None
     ) -> None:
         self._actors = dict(actors)
         self._config = config
         self._demand = demand
-        self._counts = counts
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_demand": None, "_counts": None}
+        return self.__dict__ | {"_demand": None}
 
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
         """One result a request, as they finish; `requests` is read no faster than sandboxes work.
@@ -171,7 +166,7 @@ class SandboxClient:
                 demand(+1)
                 yield request.id, request
 
-        pool: RayPool[ScoreRequest, ScoreResult] = RayPool(self._actors, self._service(), self._counts)
+        pool: RayPool[ScoreRequest, ScoreResult] = RayPool(self._actors, self._service())
         try:
             for request_id, result in pool.map(items()):
                 begun -= 1
@@ -187,6 +182,7 @@ class SandboxClient:
             # Progress is by program, so the silence allowed does not grow with the batch.
             seconds=lambda n: config.deadline_seconds,
             ready_seconds=READY_SECONDS,
+            kind="sandbox",
             batch_size=config.batch_size,
             leases_per_member=LEASES,
             accept=lambda result: result.verdict is None or result.verdict.status is not Status.INFRA,
@@ -205,7 +201,6 @@ class SandboxGroup:
         self._name = uuid.uuid4().hex[:6]
         self._lock = threading.Lock()
         self._waiting = 0
-        self.counts = Counts()
         self._actors: dict[str, Any] = {}
         for _ in range(config.actors or max(1, int(ray.cluster_resources().get("sandbox", 1)))):
             self._add()
@@ -225,7 +220,6 @@ class SandboxGroup:
         )
 
     def _demand(self, change: int) -> None:
-        self.counts.waiting(change)
         with self._lock:
             self._waiting += change
             full = len(self._actors) * self.config.batch_size * LEASES
@@ -240,7 +234,7 @@ class SandboxGroup:
 
     def client(self) -> SandboxClient:
         """A client of all sandboxes there are now."""
-        return SandboxClient(self._actors, self.config, self._demand, self.counts)
+        return SandboxClient(self._actors, self.config, self._demand)
 
     def shutdown(self) -> None:
         """Ends every sandbox; their children end with them."""
