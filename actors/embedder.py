@@ -73,6 +73,7 @@ class EmbedderClient:
             call=lambda actor, batches: actor.similarities.remote(batches),
             seconds=lambda n: deadline_seconds,
             ready_seconds=READY_SECONDS,
+            kind="embedder",
         )
 
     def similarity(self, pairs: Sequence[Pair]) -> list[float | None]:

@@ -20,7 +20,7 @@ import ray
 
 from actors import watchdog
 from actors.pool import Dropped, Health, Lease, Pool
-from actors.usage import Counts
+from actors.usage import counts_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -59,6 +59,7 @@ class Service(Generic[T, R]):
     call: Callable[[Any, list[T]], ray.ObjectRef]  # its result: one R an item
     seconds: Callable[[int], float]
     ready_seconds: float
+    kind: str = ""  # under which it is counted
     batch_size: int = 1
     leases_per_member: int = 2
     accept: Callable[[R], bool] = lambda result: True  # False: another actor should try, at most twice
@@ -72,8 +73,8 @@ class Service(Generic[T, R]):
 class RayPool(Generic[T, R]):
     """Calls on actors with retries elsewhere. Not for use by two threads at once."""
 
-    def __init__(self, actors: Mapping[str, Any], service: Service[T, R], counts: Counts | None = None) -> None:
-        self._counts = counts or Counts()
+    def __init__(self, actors: Mapping[str, Any], service: Service[T, R]) -> None:
+        self._counts = counts_of(service.kind)
         self._service = service
         self._pool: Pool[T] = Pool(
             clock=time.monotonic,
@@ -113,6 +114,7 @@ class RayPool(Generic[T, R]):
     def submit(self, item_id: str, item: T) -> None:
         """Queues an item. Raises ValueError for an id that is still in the pool."""
         self._pool.add(item_id, item)
+        self._counts.waiting(+1)
 
     def map(
         self, items: Iterable[tuple[str, T]], called_off: Callable[[], bool] = lambda: False
@@ -136,6 +138,7 @@ class RayPool(Generic[T, R]):
                 if called_off():
                     raise CalledOff(f"{self.unfinished} items called off")
         finally:
+            self._counts.waiting(-self.unfinished)
             for call in self._calls:
                 ray.cancel(call)
 
@@ -154,6 +157,7 @@ class RayPool(Generic[T, R]):
                 self._out.append((dropped.item_id, dropped))
             if self._out or not self._pool.unfinished or time.monotonic() >= deadline:
                 out, self._out = self._out, []
+                self._counts.waiting(-len(out))
                 return out
 
     def _start_calls(self) -> None:

@@ -32,7 +32,6 @@ from actors.pool import Dropped
 from actors.precision import openmp_environment
 from actors.ray_pool import RayPool, Service
 from actors.rollout_actor import RolloutActor
-from actors.usage import Counts
 from ledex_ray.config import ModelConfig, RolloutConfig
 from ledex_ray.placement import TRACE
 
@@ -63,21 +62,15 @@ class RolloutClient:
     """Generates under one set of weights. Holds actor handles and settings alone, so it can be sent anywhere."""
 
     def __init__(
-        self,
-        engines: Mapping[str, Any],
-        config: RolloutConfig,
-        weights: WeightsRef,
-        refit: Refit | None = None,
-        counts: Counts | None = None,
+        self, engines: Mapping[str, Any], config: RolloutConfig, weights: WeightsRef, refit: Refit | None = None
     ) -> None:
         self._engines = dict(engines)
         self._config = config
         self._weights = weights
         self._refit = refit
-        self._counts = counts
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_refit": None, "_counts": None}  # the learner's side, and the counting, stay here
+        return self.__dict__ | {"_refit": None}  # the learner's side stays in the driver
 
     def generate(
         self, requests: Iterable[GenerationRequest], called_off: Callable[[], bool] = lambda: False
@@ -89,19 +82,12 @@ class RolloutClient:
         requests = list(requests)
         if not requests:
             return
-        counts, left = self._counts or Counts(), len(requests)
-        pool: RayPool[GenerationRequest, Generation] = RayPool(self._engines, self._service(requests), counts)
-        counts.waiting(+left)
-        try:
-            for request_id, result in pool.map(((r.id, r) for r in requests), called_off):
-                left -= 1
-                counts.waiting(-1)
-                if isinstance(result, Dropped):
-                    yield Generation(request_id, (), f"given up: {'; '.join(result.strikes)}")
-                else:
-                    yield result
-        finally:
-            counts.waiting(-left)
+        pool: RayPool[GenerationRequest, Generation] = RayPool(self._engines, self._service(requests))
+        for request_id, result in pool.map(((r.id, r) for r in requests), called_off):
+            if isinstance(result, Dropped):
+                yield Generation(request_id, (), f"given up: {'; '.join(result.strikes)}")
+            else:
+                yield result
 
     def _service(self, requests: Sequence[GenerationRequest]) -> Service[GenerationRequest, Generation]:
         weights, refit = self._weights, self._refit
@@ -126,6 +112,7 @@ class RolloutClient:
             call=lambda engine, items: engine.generate_batch.remote(items, weights),
             seconds=lambda n: self._config.deadline_seconds,
             ready_seconds=self._config.ready_seconds,
+            kind="rollout",
             leases_per_member=max(2, -(-2 * self._config.max_num_seqs // most)),
             refused=lambda result: isinstance(result, NeedsRefit),
             usable=usable,
@@ -142,7 +129,6 @@ class RolloutGroup:
         self.refit: Refit | None = None
         """Set by whoever holds the learner."""
         self.transfer = resolve_transfer(config)
-        self.counts = Counts()
         self._name = uuid.uuid4().hex[:6]
         self._placement: list[Any] = []
         self._engines = {f"rollout-{self._name}-{i}": self._start(i) for i in range(config.actors)}
@@ -160,7 +146,7 @@ class RolloutGroup:
 
     def client(self, weights: WeightsRef | None = None) -> RolloutClient:
         """A client for `weights`; without, for those the group serves now."""
-        return RolloutClient(self._engines, self.config, weights or self.weights, self.refit, self.counts)
+        return RolloutClient(self._engines, self.config, weights or self.weights, self.refit)
 
     def infos(self) -> list[EngineInfo]:
         """What each engine says of itself; engines that are down are missing."""

@@ -43,6 +43,8 @@ class RolloutActor:
         self._answered = self._tokens = 0
         self._moved = started  # when a request last started on an idle engine, or finished
         self._update = asyncio.Lock()  # one weight update at a time
+        self._steps = asyncio.Condition()
+        self._next = ("", 0)  # which call of which update comes next
         self._scoring = asyncio.Lock()  # the engine scores prompts at one temperature at a time
         self._transfer = transfer
         self._dtype = resolve_precision(model.dtype, config.gpus)
@@ -134,10 +136,11 @@ class RolloutActor:
 
         await self._guard(self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info)))
 
-    async def start_weight_update(self, deadline_seconds: float = 300.0) -> None:
+    async def start_weight_update(self, deadline_seconds: float = 300.0, session: str = "") -> None:
         """Freezes requests in flight (they keep their tokens) and clears every cache made by the old weights.
 
-        An update that does not finish by the deadline ends this actor: its sender is gone.
+        An update that does not finish by the deadline ends this actor: its sender is gone. The calls of one update have
+        its `session`, and a number: they are sent without waiting, and Ray may begin a later one first.
         """
         await self._update.acquire()
         self._deadline = asyncio.get_running_loop().call_later(deadline_seconds, _die, "weight update never finished")
@@ -145,25 +148,39 @@ class RolloutActor:
             await self._guard(self._llm.pause_generation(mode="keep", clear_cache=True))
             await self._rpc("begin_checksums")
             await self._guard(self._llm.start_weight_update())
+        await self._reached(session, 1)
 
-    async def update_weights(self, update_info: dict[str, Any]) -> None:
+    async def update_weights(self, update_info: dict[str, Any], session: str = "", number: int = 1) -> None:
         """Receives one batch of tensors. A failure ends this actor: its layers are half replaced."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
+        await self._turn(session, number)
         with _fatal("weight update"):
             await self._guard(self._llm.update_weights(WeightTransferUpdateRequest(update_info=update_info)))
+        await self._reached(session, number + 1)
 
-    async def finish_weight_update(self, version: int, path: str, expected: Mapping[str, int]) -> None:
+    async def finish_weight_update(
+        self, version: int, path: str, expected: Mapping[str, int], session: str = "", number: int = 2
+    ) -> None:
         """Serves again, under `version`, if every tensor received has the checksum `expected`; else ends this actor."""
+        await self._turn(session, number)
         with _fatal("weight update"):
             await self._guard(self._llm.finish_weight_update(str(version)))
-            await self._rpc("repack_tied_heads")
-            for received in await self._rpc("end_checksums"):
+            for received in await self._rpc("end_update"):
                 _same(expected, received)
             self._held, self._streamed = WeightsRef(version, path), True
             await self._guard(self._llm.resume_generation())
         self._deadline.cancel()
         self._update.release()
+
+    async def _turn(self, session: str, number: int) -> None:
+        async with self._steps:
+            await self._steps.wait_for(lambda: self._next == (session, number))
+
+    async def _reached(self, session: str, number: int) -> None:
+        async with self._steps:
+            self._next = (session, number)
+            self._steps.notify_all()
 
     async def shutdown_weight_transfer_engine(self) -> None:
         """Leaves the sender's group."""

@@ -20,7 +20,7 @@ import ray
 from actors import watchdog
 from actors.pool import Dropped
 from actors.ray_pool import RayPool, Service
-from actors.usage import Busy, Counts, Usage
+from actors.usage import Busy, Usage
 from ledex_ray.config import SandboxConfig
 from ledex_ray.problems import Limits, Problem
 from ledex_ray.prompts import Answer
@@ -140,16 +140,10 @@ class SandboxClient:
     are added for it.
     """
 
-    def __init__(
-        self, actors: Mapping[str, Any], config: SandboxConfig, board: Any = None, counts: Counts | None = None
-    ) -> None:
+    def __init__(self, actors: Mapping[str, Any], config: SandboxConfig, board: Any = None) -> None:
         self._actors = dict(actors)
         self._config = config
         self._board = board
-        self._counts = counts
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_counts": None}  # counting stays in the driver
 
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
         """One result a request, as they finish; `requests` is read no faster than sandboxes work.
@@ -157,23 +151,12 @@ class SandboxClient:
         A verdict INFRA says that several actors failed at it: never a reward. Raises ValueError for an id given twice,
         NoMembers when no sandbox comes back in time.
         """
-        name, counts, begun = uuid.uuid4().hex, self._counts or Counts(), 0
-
-        def items() -> Iterator[tuple[str, ScoreRequest]]:
-            nonlocal begun
-            for request in requests:
-                begun += 1
-                counts.waiting(+1)
-                yield request.id, request
-
-        pool: RayPool[ScoreRequest, ScoreResult] = RayPool(self._actors, self._service(name), counts)
+        name = uuid.uuid4().hex
+        pool: RayPool[ScoreRequest, ScoreResult] = RayPool(self._actors, self._service(name))
         try:
-            for request_id, result in pool.map(items()):
-                begun -= 1
-                counts.waiting(-1)
+            for request_id, result in pool.map((request.id, request) for request in requests):
                 yield _given_up(request_id, result) if isinstance(result, Dropped) else result
         finally:
-            counts.waiting(-begun)
             if self._board is not None:
                 self._board.leave.remote(name)
 
@@ -184,6 +167,7 @@ class SandboxClient:
             # Progress is by program, so the silence allowed does not grow with the batch.
             seconds=lambda n: config.deadline_seconds,
             ready_seconds=READY_SECONDS,
+            kind="sandbox",
             batch_size=config.batch_size,
             leases_per_member=LEASES,
             accept=lambda result: result.verdict is None or result.verdict.status is not Status.INFRA,

@@ -24,7 +24,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors import watchdog
 from actors.sandbox import LEASES, SandboxActor, SandboxClient
 from actors.scaling import Scaler
-from actors.usage import Counts
 from ledex_ray.config import SandboxConfig
 
 log = logging.getLogger(__name__)
@@ -80,8 +79,6 @@ class SandboxGroup:
         self._name = uuid.uuid4().hex[:6]
         self._count = 0
         self._version = 0
-        self.counts = Counts()
-        """What happened to the requests of clients in this process."""
         self._actors: dict[str, Any] = {}
         self._leaving: dict[str, tuple[Any, int]] = {}  # handle, and the version in which it is no member any more
         self._board: Any = None
@@ -118,7 +115,7 @@ class SandboxGroup:
 
     def client(self) -> SandboxClient:
         """A client of the sandboxes there are now and, with `max_actors`, of those that come."""
-        return SandboxClient(self._actors, self.config, self._board, self.counts)
+        return SandboxClient(self._actors, self.config, self._board)
 
     def shutdown(self) -> None:
         """Ends every sandbox; their children end with them."""

@@ -1,6 +1,6 @@
 """How much actors have worked, and what happened to work on the way: counters for metrics. No torch.
 
-An actor counts for itself and answers `usage()`; a client in the driver counts in a `Counts` that its group keeps.
+An actor counts for itself and answers `usage()`; what its clients see is counted by kind of actor in each process.
 Nothing here decides anything.
 """
 
@@ -51,7 +51,7 @@ class Busy:
 
 
 class Counts:
-    """What happened to the items of one kind of actor; may be told by several threads."""
+    """What happened to the items of one kind of actor on behalf of this process; may be told by several threads."""
 
     EVENTS = ("deaths", "stuck", "retries", "dropped")
 
@@ -78,6 +78,14 @@ class Counts:
             self._events = dict.fromkeys(self.EVENTS, 0)
             self._most_waiting = self._waiting
         return taken
+
+
+def counts_of(kind: str) -> Counts:
+    """This process's counts for "rollout", "sandbox" or "embedder"."""
+    return _COUNTS.setdefault(kind, Counts())
+
+
+_COUNTS: dict[str, Counts] = {}
 
 
 def ask_usage(actors: Mapping[str, Any], seconds: float = 5.0) -> dict[str, Usage]:

@@ -72,15 +72,16 @@ def report_stuck(items: tuple[str, ...], actor: str, since_seconds: float, stack
     log.warning("stuck item=%s actor=%s since=%.0fs\n%s", shown, actor, since_seconds, stack)
 
 
-def end_stuck(handle: Any, actor: str, items: tuple[str, ...], since_seconds: float) -> bool:
-    """Names an actor that runs and does not answer, shows its stack and ends its process; False where it is not up."""
+def end_stuck(handle: Any, actor: str, items: tuple[str, ...], since_seconds: float) -> str:
+    """Names an actor that runs and does not answer, and ends it; its state and stack, "" where it is not up."""
     at = whereabouts(handle)
     if at.state != "ALIVE":
-        return False
-    report_stuck(items, actor, since_seconds, examine(at.pid, at.node_id))
+        return ""
+    stack = examine(at.pid, at.node_id)
+    report_stuck(items, actor, since_seconds, stack)
     if not end_process(at.pid, at.node_id):
         ray.kill(handle, no_restart=False)
-    return True
+    return stack
 
 
 def _stack_path(pid: int) -> Path:

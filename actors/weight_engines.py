@@ -1,9 +1,9 @@
 """The receiving side of a weight update, inside each vLLM worker: CPU transfer engines and what an update needs.
 
 Named by `worker_extension_cls`, so that importing it in a worker registers the CPU engine with vLLM's factory.
-Every path into the model goes through vLLM's layerwise reload, and afterwards re-packs a tied `lm_head`: on CPU its
-prepacked copy is not rebuilt by a reload, and logits would silently come from the old head. The sending side is
-actors/weights.py.
+Every path into the model goes through vLLM's layerwise reload, or from the second update on by what that did
+(actors/update_plan.py), and afterwards re-packs a tied `lm_head`: on CPU its prepacked copy is not rebuilt by a reload,
+and logits would silently come from the old head. The sending side is actors/weights.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from actors.update_plan import UpdatePlan, Watch, watching
+from actors.weight_file import UpdateReader
 from actors.weight_wire import broadcast, checksum, chunks, gloo_group, gloo_store
+
+RECEIVED = "_ledex_received"  # what the model's dictionary keeps the sums of an update under
 
 
 @dataclass
@@ -42,7 +46,7 @@ class CpuInit(WeightTransferInitInfo):
 
 @dataclass
 class CpuUpdate(WeightTransferUpdateInfo):
-    """A directory with safetensors on this node, or what is about to be broadcast, in order."""
+    """Tensors that lie in a safetensors file on this node by now, or that are about to be broadcast, in order."""
 
     path: str = ""
     names: list[str] = field(default_factory=list)
@@ -56,12 +60,36 @@ class CpuEngine(WeightTransferEngine[CpuInit, CpuUpdate]):
     init_info_cls = CpuInit
     update_info_cls = CpuUpdate
     group: Any = None
+    plan: UpdatePlan | None = None
+    _watch: Watch | None = None
+    _file: UpdateReader | None = None
 
     def start_weight_update(self) -> None:
-        initialize_layerwise_reload(self.model)
+        if self.plan is not None:
+            self.plan.begin()
+        else:
+            self._watch = Watch()
+            initialize_layerwise_reload(self.model)
 
     def finish_weight_update(self) -> None:
-        finalize_layerwise_reload(self.model, self.model_config)
+        self._file = None
+        if self.plan is not None:
+            self.plan.end()
+            return
+        assert self._watch is not None
+        with watching(self._watch):
+            finalize_layerwise_reload(self.model, self.model_config)
+        self.plan, self._watch = self._watch.plan(self.model), None
+
+    def _load(self, pairs: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """The tensors, summed, into the model."""
+        pairs = summed(self.model, pairs)
+        if self.plan is not None:
+            self.plan.take(pairs)
+            return
+        assert self._watch is not None
+        with watching(self._watch):
+            type(self.model).load_weights(self.model, self._watch.seen(pairs))
 
     def init_transfer_engine(self, init_info: CpuInit) -> None:
         parallel = self.parallel_config
@@ -72,7 +100,9 @@ class CpuEngine(WeightTransferEngine[CpuInit, CpuUpdate]):
 
     def receive_weights(self, update_info: CpuUpdate) -> None:
         if update_info.path:
-            self.model.load_weights(_tensors(update_info.path))
+            if self._file is None:
+                self._file = UpdateReader(Path(update_info.path))
+            self._load(self._file.tensors(update_info.names))
             return
         meta = [
             (name, getattr(torch, dtype), tuple(shape))
@@ -85,7 +115,7 @@ class CpuEngine(WeightTransferEngine[CpuInit, CpuUpdate]):
             for name, dtype, shape, size in items:
                 pairs.append((name, buffer[offset : offset + size].view(dtype).view(shape)))
                 offset += size
-            self.model.load_weights(pairs)
+            self._load(pairs)
 
     def shutdown(self) -> None:
         self.group = None
@@ -101,45 +131,42 @@ class WorkerExtension:
 
     model_runner: Any
     vllm_config: Any
-    _received: dict[str, int]
-    _load_weights: Any
+    weight_transfer_engine: Any
     _prompt_temperature: float = 1.0
     _scores_at_temperature: bool = False
 
     def begin_checksums(self) -> None:
         """From here every tensor that any transfer engine hands to the model is summed."""
         model = self.model_runner.get_model()
-        self._received = {}
-        self._load_weights = model.load_weights
+        model.__dict__[RECEIVED] = {}
+        model.load_weights = lambda weights: type(model).load_weights(model, summed(model, weights))
 
-        def summed(weights: Iterable[tuple[str, torch.Tensor]]) -> Any:
-            return self._load_weights(self._sum(weights))
+    def end_update(self) -> dict[str, int]:
+        """The sums since `begin_checksums`, by tensor; tied heads are packed from the new weights."""
+        model = self.model_runner.get_model()
+        del model.load_weights  # the instance attribute that hid the method
+        self.repack_tied_heads()
+        received: dict[str, int] = model.__dict__.pop(RECEIVED)
+        return received
 
-        model.load_weights = summed
-
-    def end_checksums(self) -> dict[str, int]:
-        """The sums since `begin_checksums`, by tensor."""
-        del self.model_runner.get_model().load_weights  # the instance attribute that hid the method
-        return self._received
-
-    def _sum(self, weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, tensor in weights:
-            self._received[name] = checksum(tensor)
-            yield name, tensor
+    def has_plan(self) -> bool:
+        """Whether the next update goes to its places directly."""
+        return getattr(self.weight_transfer_engine, "plan", None) is not None
 
     def load_directory(self, path: str) -> None:
         """Replaces the weights by those of a directory; where it holds checksums they must agree."""
         recorded = Path(path) / "checksums.json"
         model = self.model_runner.get_model()
+        received: dict[str, int] = {}
+        model.__dict__[RECEIVED] = received
         with set_current_vllm_config(self.vllm_config):
-            self._received = {}
             pairs = _tensors(path)
             initialize_layerwise_reload(model)
-            model.load_weights(self._sum(pairs) if recorded.exists() else pairs)
+            model.load_weights(summed(model, pairs) if recorded.exists() else pairs)
             finalize_layerwise_reload(model, self.vllm_config.model_config)
         self.model_runner.reset_lora_state()
         self.repack_tied_heads()
-        if recorded.exists() and json.loads(recorded.read_text(encoding="utf-8")) != self._received:
+        if recorded.exists() and json.loads(recorded.read_text(encoding="utf-8")) != received:
             raise RuntimeError(f"{path}: weights differ from their checksums")
 
     def repack_tied_heads(self) -> int:
@@ -195,6 +222,14 @@ class WorkerExtension:
             yield
         finally:
             del model.compute_logits
+
+
+def summed(model: torch.nn.Module, pairs: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The pairs; their sums are kept with the model."""
+    received = model.__dict__[RECEIVED]
+    for name, tensor in pairs:
+        received[name] = checksum(tensor)
+        yield name, tensor
 
 
 def _tensors(path: str) -> Iterator[tuple[str, torch.Tensor]]:

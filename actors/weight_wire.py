@@ -35,6 +35,21 @@ def byte_view(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
 
 
+def stacked(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """The tensors one below the other: as a view where they lie so in memory already, else copied."""
+    first = tensors[0]
+    if len(tensors) == 1:
+        return first
+    end = first.storage_offset()
+    for tensor in tensors:
+        same = tensor.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not (same and tensor.is_contiguous() and tensor.storage_offset() == end and tensor.dtype == first.dtype):
+            return torch.cat(tensors)
+        end += tensor.numel()
+    rows = sum(tensor.shape[0] for tensor in tensors)
+    return first.as_strided((rows, *first.shape[1:]), first.stride())
+
+
 def gloo_store(host: str, port: int, world: int, *, is_master: bool, timeout_seconds: float) -> Any:
     """The meeting point of one update's group; port 0 lets the system choose."""
     return c10d.TCPStore(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,11 +19,14 @@ from typing import Any
 import ray
 import torch
 
-from actors.weight_file import remove_older, write_update
+from actors import watchdog
+from actors.weight_file import UpdateWriter, retire_older
 from actors.weight_source import Source, SummedSource
 from actors.weight_wire import broadcast, byte_view, chunks, gloo_group, gloo_store
 
 log = logging.getLogger(__name__)
+
+SHM_BYTES = 48 << 20  # engines load one such stretch while the next is written
 
 
 class TransferFailed(RuntimeError):
@@ -95,6 +99,8 @@ class EngineClient:
     path: str = ""
     expected: dict[str, int] = field(default_factory=dict)
     ended: bool = False
+    session: str = field(default_factory=lambda: uuid.uuid4().hex)
+    number: int = 0  # of the next call of this update
 
     def world_size(self) -> int:
         """The sender and every worker of every engine."""
@@ -114,25 +120,47 @@ class EngineClient:
         self.wait([e.init_weight_transfer_engine.remote(i) for e, i in zip(self.engines, infos, strict=True)])
 
     def start_weight_update(self) -> None:
-        self.wait([e.start_weight_update.remote(self.deadline_seconds) for e in self.engines])
+        self.wait(self.begin())
 
     def update_weights(self, update_info: Any) -> None:
-        self.wait([e.update_weights.remote(update_info) for e in self.engines])
+        self.wait(self.send(update_info))
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        calls = [e.finish_weight_update.remote(self.version, self.path, self.expected) for e in self.engines]
-        self.wait(calls)
+        self.wait(self.end())
+
+    def begin(self) -> list[ray.ObjectRef]:
+        """`start_weight_update`, not waited for: an engine goes through the calls of an update in their order."""
+        self.number = 1
+        return [e.start_weight_update.remote(self.deadline_seconds, self.session) for e in self.engines]
+
+    def send(self, update_info: Any) -> list[ray.ObjectRef]:
+        """`update_weights`, not waited for."""
+        calls = [e.update_weights.remote(update_info, self.session, self.number) for e in self.engines]
+        self.number += 1
+        return calls
+
+    def end(self) -> list[ray.ObjectRef]:
+        """`finish_weight_update`, not waited for."""
+        arguments = self.version, self.path, self.expected, self.session, self.number
+        return [e.finish_weight_update.remote(*arguments) for e in self.engines]
 
     def wait(self, calls: Sequence[ray.ObjectRef]) -> list[Any]:
-        """Every call's result; the first failure, or the deadline, raises at once."""
+        """Every call's result, of calls made engine by engine; the first failure, or the deadline, raises at once."""
         deadline = time.monotonic() + self.deadline_seconds
         pending = list(calls)
         while pending:
             done, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()))
             if not done:
-                raise TimeoutError(f"{len(pending)} of {len(calls)} engines silent for {self.deadline_seconds:.0f} s")
+                raise TimeoutError(f"silent for {self.deadline_seconds:.0f} s: {self._end_silent(calls, pending)}")
             ray.get(done)
         return ray.get(list(calls))
+
+    def _end_silent(self, calls: Sequence[ray.ObjectRef], pending: Sequence[ray.ObjectRef]) -> str:
+        """Ends the engines that have not answered, and says what each was doing."""
+        silent = {calls.index(call) % len(self.engines) for call in pending}
+        items, seconds = (f"weights {self.version}",), self.deadline_seconds
+        found = {i: watchdog.end_stuck(self.engines[i], f"engine {i}", items, seconds) for i in sorted(silent)}
+        return "; ".join(f"engine {i}: {stack.splitlines()[0] if stack else 'not up'}" for i, stack in found.items())
 
     def end_engines(self) -> None:
         """Ends every engine, once: a half-loaded one cannot serve, and one not asked yet only loses seconds."""
@@ -144,13 +172,22 @@ class EngineClient:
 
 def _send_by_file(source: SummedSource, client: EngineClient) -> str:
     """The directory in shared memory that now holds the weights; the one before it is removed."""
-    folder = write_update(source, client.version)
-    client.expected, client.path = source.checksums, str(folder)
-    client.start_weight_update()
-    client.update_weights({"path": str(folder)})
-    client.finish_weight_update()
-    remove_older(folder)
-    return str(folder)
+    meta = source.metadata()
+    writer, pairs = UpdateWriter(meta, client.version), iter(source)
+    calls: list[ray.ObjectRef] = []
+    for items in chunks([(m.name, m.dtype, tuple(m.shape)) for m in meta], SHM_BYTES):
+        for expected, dtype, *_ in items:
+            name, tensor = next(pairs)
+            assert name == expected and tensor.dtype == dtype, (name, expected)
+            writer.write(tensor)
+        # Engines stop when there is something to load, and load it while we write what follows.
+        calls = calls or client.begin()
+        calls += client.send({"path": str(writer.file), "names": [name for name, *_ in items]})
+    assert next(pairs, None) is None
+    client.expected, client.path = source.checksums, str(writer.folder)
+    client.wait([*calls, *client.end()])
+    retire_older(writer.finish(source.checksums))  # not before: engines find the file by its first name
+    return client.path
 
 
 def _send_by_gloo(source: SummedSource, client: EngineClient) -> None:

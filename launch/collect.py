@@ -32,6 +32,7 @@ from reward.terms import TextJob
 
 log = logging.getLogger(__name__)
 
+ENCODER_SECONDS = 120.0  # of silence; a sandbox's where that is shorter
 SCORING_THREADS = 8  # groups in scoring at a time; each thread only waits for actors
 
 
@@ -201,4 +202,5 @@ class Collector:
         if not assignment.explanations:
             return [None] * len(results)
         pairs = [(r.terms.answer.explanation, assignment.explanations) for r in results]
-        return EmbedderClient(self._fleet.embedder).similarity(pairs)
+        deadline_seconds = min(ENCODER_SECONDS, self._recipe.sandbox.deadline_seconds)
+        return EmbedderClient(self._fleet.embedder, deadline_seconds).similarity(pairs)

@@ -49,7 +49,7 @@ from ledex_ray.prompts import fenced
 from ledex_ray.records import Trajectory
 
 STAGE = "ppo"
-MOST_LOSSES = 3  # of the gang within one step: after that it is not an accident
+MOST_LOSSES = 5  # of the gang within one step: after that it is not an accident
 PROBE_SEQUENCES = 4
 MOST_REPLACEMENTS = 2  # with filter_groups: at most so many more batches are sampled to replace flat groups
 

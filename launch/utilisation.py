@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from actors.learner import LearnerGroup
-from actors.usage import Usage, ask_usage
+from actors.usage import Usage, ask_usage, counts_of
 from launch.fleet import Fleet
 
 
@@ -37,8 +37,8 @@ class Utilisation:
                 for index, name in enumerate(actors):
                     if name in work:
                         found[f"tokens_per_second/rollout-{index}"] = work[name][1] / seconds
-        for kind, counts in (("rollout", rollout.counts), ("sandbox", sandbox.counts)):
-            found |= {f"{event}_{kind}": float(n) for event, n in counts.take().items()}
+        for kind in ("rollout", "sandbox", "embedder"):
+            found |= {f"{event}_{kind}": float(n) for event, n in counts_of(kind).take().items()}
         return found
 
     def _since_before(self, name: str, usage: Usage) -> tuple[float, int]:

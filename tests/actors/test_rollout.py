@@ -13,6 +13,7 @@ import pytest
 import ray
 
 from actors.generation import Generation
+from actors.ray_pool import CalledOff
 from actors.rollout import GenerationRequest, RolloutGroup, engine_environment
 from ledex_ray.config import RolloutConfig
 from tests.actors.helpers import MODEL, PROBE, Learner, gap
@@ -131,6 +132,24 @@ def test_a_consumer_that_leaves_stops_the_engine(engines: RolloutGroup, base: Le
     generations.close()
     time.sleep(whole / 2)
     assert ray.get(engine.requests_in_flight.remote(), timeout=60) == 0
+
+
+def test_work_that_is_called_off_ends_while_nothing_finishes(engines: RolloutGroup, base: Learner) -> None:
+    asked: list[float] = []
+
+    def called_off() -> bool:
+        asked.append(time.monotonic())
+        return len(asked) > 2
+
+    requests = [GenerationRequest(str(i), PROBE[0], n=8, max_tokens=240, seed=i) for i in range(20)]
+    with pytest.raises(CalledOff):
+        list(engines.client().generate(requests, called_off))
+    assert len(asked) == 3
+    for _ in range(100):
+        if ray.get(engines.engines[0].requests_in_flight.remote(), timeout=60) == 0:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the engine still works on what was called off")
 
 
 def test_every_request_is_answered_though_the_engine_is_killed_and_under_the_weights_asked_for(

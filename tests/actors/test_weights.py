@@ -6,6 +6,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from actors.generation import NeedsRefit, WeightsRef
 from actors.probe import PolicyMismatch, check_probe
 from actors.rollout import GenerationRequest, RolloutGroup
-from actors.weight_wire import checksum, chunks
+from actors.weight_file import UpdateReader, UpdateWriter, retire_older
+from actors.weight_source import ModuleSource
+from actors.weight_wire import checksum, chunks, stacked
 from actors.weights import TransferFailed, send_weights
 from tests.actors.helpers import MODEL, PROBE, SETTINGS, Learner, gap
 
@@ -70,17 +73,26 @@ def test_an_engine_with_a_tied_head_computes_the_new_policy(
         assert gap(engine_log_probs(engines, 0.7), expected) > 0.01  # the test would see a stale engine
         publish(engines, learner, before + step, backend)
         assert gap(engine_log_probs(engines, 0.7), expected) < 1e-4
+        assert goes_directly(engines)  # so that the second one did
+
+
+def goes_directly(group: RolloutGroup) -> bool:
+    """Whether the engine knows where each tensor of an update ends up."""
+    (known,) = ray.get(group.engines[0].rpc.remote("has_plan"), timeout=60)
+    return bool(known)
 
 
 @pytest.mark.parametrize("backend", ["shm", "gloo"])
 def test_an_engine_with_its_own_head_computes_the_new_policy(untied: tuple[RolloutGroup, Path], backend: str) -> None:
     group, path = untied
     learner = Learner(path)
-    learner.step(3 if backend == "shm" else 4)
-    expected = learner.log_probs(PROBE, 0.7)
-    assert gap(engine_log_probs(group, 0.7), expected) > 0.01
-    publish(group, learner, group.weights.version + 1, backend)
-    assert gap(engine_log_probs(group, 0.7), expected) < 1e-4
+    for step in (1, 2):
+        learner.step(step + (10 if backend == "shm" else 20))
+        expected = learner.log_probs(PROBE, 0.7)
+        assert gap(engine_log_probs(group, 0.7), expected) > 0.01
+        publish(group, learner, group.weights.version + 1, backend)
+        assert gap(engine_log_probs(group, 0.7), expected) < 1e-4
+        assert goes_directly(group)
 
 
 def test_a_directory_is_loaded_with_its_head(engines: RolloutGroup, tiny_llama: Path, tmp_path: Path) -> None:
@@ -89,6 +101,19 @@ def test_a_directory_is_loaded_with_its_head(engines: RolloutGroup, tiny_llama: 
     learner.model.save_pretrained(tmp_path)
     engines.load(tmp_path, engines.weights.version + 1)
     assert gap(engine_log_probs(engines, 1.0), learner.log_probs(PROBE, 1.0)) < 1e-4
+
+
+def test_updates_and_directories_take_turns(engines: RolloutGroup, tiny_llama: Path, tmp_path: Path) -> None:
+    """Each way into the model leaves it as the other one needs it."""
+    learner = Learner(tiny_llama)
+    for step in range(4):
+        learner.step(30 + step)
+        if step % 2:
+            learner.model.save_pretrained(tmp_path / str(step))
+            engines.load(tmp_path / str(step), engines.weights.version + 1)
+        else:
+            publish(engines, learner, engines.weights.version + 1, "shm")
+        assert gap(engine_log_probs(engines, 1.0), learner.log_probs(PROBE, 1.0)) < 1e-4
 
 
 def test_sampling_after_an_update_is_by_the_new_policy_and_says_so(engines: RolloutGroup, tiny_llama: Path) -> None:
@@ -150,6 +175,25 @@ def test_the_probe_accepts_equal_policies_and_refits_an_engine_that_differs(
     assert refitted == [1]
 
 
+def test_the_calls_of_an_update_may_arrive_in_any_order(engines: RolloutGroup, tiny_llama: Path) -> None:
+    learner, engine, version = Learner(tiny_llama), engines.engines[0], engines.weights.version + 1
+    learner.step(40)
+    publish(engines, learner, version, "shm")
+    folder = engines.weights.path
+    names = [m.name for m in learner.source.metadata()]
+    sums = {name: checksum(tensor) for name, tensor in learner.source}
+    info = {"path": f"{folder}/model.safetensors"}
+    calls = [engine.finish_weight_update.remote(version + 1, folder, sums, "one", 3)]
+    time.sleep(0.3)
+    calls.append(engine.update_weights.remote(info | {"names": names[3:]}, "one", 2))
+    calls.append(engine.update_weights.remote(info | {"names": names[:3]}, "one", 1))
+    time.sleep(0.3)
+    calls.append(engine.start_weight_update.remote(60.0, "one"))
+    ray.get(calls, timeout=60)
+    engines.published(WeightsRef(version + 1, folder))
+    assert gap(engine_log_probs(engines, 1.0), learner.log_probs(PROBE, 1.0)) < 1e-4
+
+
 def test_the_file_of_an_update_is_plain_safetensors(engines: RolloutGroup, tiny_llama: Path) -> None:
     learner = Learner(tiny_llama)
     receipt = send_weights(learner.source, engines.engines, engines.weights.version + 1, backend="shm")
@@ -171,7 +215,8 @@ def test_wrong_bytes_end_the_engine_and_a_fresh_one_waits_for_the_learner(
     engine, before = engines.engines[0], engines.infos()[0].incarnation
     wrong = receipt.checksums | {next(iter(receipt.checksums)): 0}
     ray.get(engine.start_weight_update.remote(60.0), timeout=60)
-    ray.get(engine.update_weights.remote({"path": receipt.path}), timeout=60)
+    update = {"path": f"{receipt.path}/model.safetensors", "names": list(receipt.checksums)}
+    ray.get(engine.update_weights.remote(update), timeout=60)
     with pytest.raises(ray.exceptions.RayActorError):
         ray.get(engine.finish_weight_update.remote(version, receipt.path, wrong), timeout=60)
 
@@ -242,3 +287,36 @@ def test_chunks_keep_order_and_stay_within_the_limit(sizes: list[int], limit: in
     runs = list(chunks(meta, limit))
     assert [name for run in runs for name, *_ in run] == [name for name, *_ in meta]
     assert all(len(run) == 1 or sum(size for *_, size in run) <= limit for run in runs)
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.booleans())
+def test_rows_that_lie_together_are_stacked_without_a_copy(rows: list[int], apart: bool) -> None:
+    flat = torch.arange(float(3 * sum(rows) + 3))
+    ends = np.cumsum([0, *rows]) * 3
+    tensors = [flat[a:b].view(-1, 3) for a, b in pairwise(ends)]
+    if apart and len(rows) > 1:
+        tensors[-1] = flat[ends[-1] - 3 * rows[-1] + 3 : ends[-1] + 3].view(-1, 3)  # not where the one before ends
+    found = stacked(tensors)
+    assert torch.equal(found, torch.cat(tensors))
+    assert (found.data_ptr() == flat.data_ptr()) is not (apart and len(rows) > 1)
+
+
+def test_an_update_can_be_read_while_it_is_written_and_its_memory_serves_again() -> None:
+    learner_like = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 4), "b": torch.nn.Linear(4, 2, bias=False).bfloat16()})
+    meta = ModuleSource(learner_like).metadata()
+    folders, files = [], []
+    for version in (7001, 7002, 7003):
+        with torch.no_grad():
+            for parameter in learner_like.parameters():
+                parameter.add_(1)
+        writer = UpdateWriter(meta, version)
+        for name, tensor in ModuleSource(learner_like):
+            writer.write(tensor)
+            ((_, read),) = UpdateReader(writer.file).tensors([name])
+            assert torch.equal(read, tensor)
+        files.append(writer.file.stat().st_ino)
+        folders.append(writer.finish({}))
+        retire_older(folders[-1])
+        assert load_file(folders[-1] / "model.safetensors").keys() == {m.name for m in meta}
+    assert files[0] == files[2] != files[1]
+    assert [folder.exists() for folder in folders] == [False, False, True]

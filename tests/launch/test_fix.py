@@ -89,15 +89,26 @@ def test_decorators_and_signatures_of_several_lines_go_with_their_function() -> 
     )
 
 
-@pytest.mark.slow
-def test_a_real_model_fixes_a_file_and_writes_it_only_when_told(tmp_path: Path, ray_session: None) -> None:
-    program = "def add(a, b):\n    return a - b\n"
-    paths = write(tmp_path, add_py=program, t_py="assert add(1, 2) == 3\nassert add(0, 5) == 5\n")
+def call_on_a_bug(folder: Path) -> tuple[Path, list[str]]:
+    paths = write(
+        folder, add_py="def add(a, b):\n    return a - b\n", t_py="assert add(1, 2) == 3\nassert add(0, 5) == 5\n"
+    )
     call = ["fix", str(paths["add_py"]), "--tests", str(paths["t_py"]), "--model", "smollm2-135m", "--samples", "16"]
     call += ["--max-tokens", "96", "--task", "Write a function `add(a, b)` that returns the sum of two numbers."]
+    return paths["add_py"], call
+
+
+@pytest.mark.slow
+def test_a_real_model_fixes_a_file_and_shows_the_difference(tmp_path: Path, ray_session: None) -> None:
+    file, call = call_on_a_bug(tmp_path)
+    before = file.read_text()
     done = CliRunner().invoke(app, call)
     assert done.exit_code == 0 and "+    return" in done.output and "all 2 tests pass" in done.output, done.output
-    assert paths["add_py"].read_text() == program
+    assert file.read_text() == before
+
+
+@pytest.mark.acceptance
+def test_a_real_model_writes_its_fix_when_told(tmp_path: Path, ray_session: None) -> None:
+    _, call = call_on_a_bug(tmp_path)
     assert CliRunner().invoke(app, [*call, "--write"]).exit_code == 0
-    again = CliRunner().invoke(app, call)
-    assert again.exit_code == 0 and "nothing to fix" in again.output
+    assert "nothing to fix" in CliRunner().invoke(app, call).output

@@ -31,18 +31,18 @@ from tests.ppo.chaos import Chaos, Log
 pytestmark = pytest.mark.acceptance
 
 ITERATIONS, PROMPTS, SAMPLES = 20, 4, 4
-DEADLINE = 25.0
+LEARNER_READY = 20.0
 
 
-def tree(model: str, run: str, mode: str) -> dict[str, Any]:
+def tree(model: Path, run: str, mode: str, deadline: float) -> dict[str, Any]:
     return {
         "run": run,
         "stages": ["synthesize", "ppo"],
-        "model": {"name": model, "max_length": 512},
+        "model": {"name": str(model), "max_length": 512},
         "problems": {"limit": 6},
-        "sandbox": {"floor": "C", "actors": 2, "deadline_seconds": DEADLINE},
-        "rollout": {"max_num_seqs": 16, "kv_cache_gb": 0.25, "deadline_seconds": DEADLINE},
-        "learner": {"deadline_seconds": 4 * DEADLINE},
+        "sandbox": {"floor": "C", "actors": 2, "deadline_seconds": deadline},
+        "rollout": {"max_num_seqs": 16, "kv_cache_gb": 0.25, "deadline_seconds": deadline},
+        "learner": {"deadline_seconds": 2 * deadline},
         "synthesis": {
             "solve": {"n": 1, "max_tokens": 8},
             "refine": {"n": 1, "max_tokens": 8},
@@ -69,11 +69,18 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.monotonic() - started
 
 
-@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
+@pytest.mark.parametrize(
+    ("model", "mode", "deadline"),
+    [
+        ("tiny_llama", "synchronous", 20.0),
+        ("tiny_llama", "asynchronous", 20.0),
+        ("smollm2", "asynchronous", 150.0),
+    ],
+)
 def test_a_run_under_attack_ends_and_its_episodes_are_whole_single_and_honest(
-    mode: str, smollm2: Path, ray_session: Any, runs_dir: Path
+    model: str, mode: str, deadline: float, request: pytest.FixtureRequest, ray_session: Any, runs_dir: Path
 ) -> None:
-    recipe = recipe_from_tree(tree(str(smollm2), f"chaos-{mode}", mode))
+    recipe = recipe_from_tree(tree(request.getfixturevalue(model), f"chaos-{model}-{mode}", mode, deadline))
     heard = Log()
     logging.getLogger().addHandler(heard)
     logging.getLogger("actors").setLevel(logging.INFO)
@@ -82,7 +89,8 @@ def test_a_run_under_attack_ends_and_its_episodes_are_whole_single_and_honest(
         engine = seconds(lambda: fleet.rollout)
         synthesize(run, fleet)
         encoder = seconds(lambda: ray.get(fleet.embedder.ready.remote(), timeout=300))
-        gaps = {"RolloutActor": 3 * engine, "SandboxActor": 15.0, "EmbedderActor": 3 * encoder, "_RankActor": 3 * 20.0}
+        ready = {"RolloutActor": engine, "SandboxActor": 5.0, "EmbedderActor": encoder, "_RankActor": LEARNER_READY}
+        gaps = {kind: 3 * seconds for kind, seconds in ready.items()}
         chaos, tracker = Chaos(gaps, seed=7), Tracker(run)
         chaos.start()
         try:
