@@ -40,8 +40,8 @@ def make_room(
 ) -> None:
     """Returns once all the demands have a place at the same time.
 
-    Raises BadInput that names what has none and what the cluster has: within a minute where no node is on the way
-    that could hold it, else at the deadline.
+    Raises BadInput that names what has none and what the cluster has: within a minute where no node is on its way, else
+    at the deadline.
     """
     bundles = [dict(bundle) for demand in demands for bundle in demand.bundles]
     if not bundles:
@@ -68,9 +68,9 @@ def make_room(
 
 
 def nodes() -> list[Resources]:
-    """What each living node has in all, without Ray's own markers."""
+    """What each living node has in all, without Ray's own markers and the shares of placement groups."""
     return [
-        {name: amount for name, amount in node["Resources"].items() if not name.startswith(MARKERS)}
+        {k: v for k, v in node["Resources"].items() if not k.startswith(MARKERS) and "_group_" not in k}
         for node in ray.nodes()
         if node["Alive"]
     ]
@@ -85,11 +85,14 @@ def starting() -> list[str] | None:
         coming += [launch.ray_node_type_name for launch in status.pending_launches for _ in range(launch.count)]
     else:
         stored = _internal_kv_get(ray._private.ray_constants.DEBUG_AUTOSCALING_STATUS)
-        report = (json.loads(stored) if stored else {}).get("autoscaler_report") or {}
+        report = (json.loads(stored) if stored else {}).get("autoscaler_report")
+        if not report:
+            return None
         known = list(report.get("active_nodes", {}))
         coming = [node_type for _, node_type, _ in report.get("pending_nodes", [])]
         coming += [kind for kind, count in report.get("pending_launches", {}).items() for _ in range(count)]
-    return None if all(OWN_NODE.fullmatch(kind) for kind in known) and not coming else coming
+    undefined = known and all(OWN_NODE.fullmatch(kind) for kind in known)
+    return None if undefined and not coming else coming
 
 
 def _situation(missing: Sequence[Demand], demands: Sequence[Demand], coming: list[str] | None) -> str:

@@ -7,7 +7,6 @@ their pool are the real ones.
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
 from actors.capacity import make_room
 from actors.sandbox import ScoreRequest, ScoreResult
@@ -56,6 +56,7 @@ def autoscaling_cluster(folder: Path, worker_types: Mapping[str, Mapping[str, fl
         "provider": {
             "type": "external",
             "module": provider,
+            "use_node_id_as_ip": True,
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
             "foreground_node_launch": True,
@@ -75,13 +76,18 @@ def autoscaling_cluster(folder: Path, worker_types: Mapping[str, Mapping[str, fl
     file.write_text(json.dumps(config))
     start = ["start", "--head", "--num-cpus=0", f"--object-store-memory={STORE}", f"--autoscaling-config={file}"]
     # The dashboard is off: nothing here asks it, and it would take the memory of three nodes.
-    ray_command(*start, "--include-dashboard=false", env={"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"})
+    environment = {
+        "RAY_FAKE_CLUSTER": "1",
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+    }
+    ray_command(*start, "--include-dashboard=false", env=environment)
     try:
         ray.init("auto", log_to_driver=False)
         yield
     finally:
         ray.shutdown()
-        subprocess.run(["ray", "stop", "--force"], check=False)  # sees this namespace's processes alone
+        ray_command("stop", "--force")  # sees this namespace's processes alone
 
 
 def _kinds() -> Counter[str]:
