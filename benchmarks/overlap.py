@@ -3,9 +3,9 @@
     python -m benchmarks.overlap                       (about 6 minutes on two cores)
     python -m benchmarks.overlap --iterations 12 --tokens 256
 
-A random model never ends an answer, so every iteration samples the same number of tokens. The number of epochs is
-chosen in a first synchronous run, so that an update takes about as long as the sampling. Printed are medians over the
-iterations after the first two, and their ratio.
+A random model never ends an answer, so every iteration samples the same number of tokens. Sampling and update have to
+be of similar length: `--at-once` makes sampling longer, and the number of epochs, chosen in a first synchronous run,
+the update. Printed are medians over the iterations after the first two, and their ratio.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def main(
     iterations: Annotated[int, typer.Option(help="Iterations a mode, after the warm-up.")] = 8,
     tokens: Annotated[int, typer.Option(help="New tokens an answer.")] = 192,
     prompts: Annotated[int, typer.Option(help="Prompts an iteration, 8 answers each.")] = 4,
+    at_once: Annotated[int, typer.Option(help="Answers that the engine writes at a time.")] = 8,
     epochs: Annotated[int, typer.Option(help="Passes of an update; 0: as many as take as long as the sampling.")] = 0,
 ) -> None:
     """Prints the length of an iteration in both modes and its ratio."""
@@ -61,16 +62,16 @@ def main(
     with tempfile.TemporaryDirectory(prefix="overlap_") as folder:
         os.environ["LEDEX_RUNS"] = folder
         model = _model(Path(folder) / "model")
-        with Fleet(_recipe(model, "base", "synchronous", iterations, tokens, prompts, 1)) as fleet:
+        with Fleet(_recipe(model, "base", "synchronous", iterations, tokens, prompts, at_once, 1)) as fleet:
             base = RunDirectory.open(fleet.recipe)
             synthesize(base, fleet)
             base.close()
             if not epochs:
-                trial = _train(fleet, _recipe(model, "trial", "synchronous", 3, tokens, prompts, 1), base.root)
+                trial = _train(fleet, _recipe(model, "trial", "synchronous", 3, tokens, prompts, at_once, 1), base.root)
                 sampling = trial.iteration - trial.update - trial.transfer
                 epochs = max(1, round(sampling / trial.update))
             found = {
-                mode: _train(fleet, _recipe(model, mode, mode, iterations, tokens, prompts, epochs), base.root)
+                mode: _train(fleet, _recipe(model, mode, mode, iterations, tokens, prompts, at_once, epochs), base.root)
                 for mode in ("synchronous", "asynchronous")
             }
     table = Table(title=f"{prompts * 8} answers of {tokens} tokens, {epochs} epochs; medians of {iterations}")
@@ -110,7 +111,9 @@ def _model(folder: Path) -> Path:
     return folder
 
 
-def _recipe(model: Path, run: str, mode: str, iterations: int, tokens: int, prompts: int, epochs: int) -> Recipe:
+def _recipe(
+    model: Path, run: str, mode: str, iterations: int, tokens: int, prompts: int, at_once: int, epochs: int
+) -> Recipe:
     total = WARM_UP + iterations
     return recipe_from_tree(
         {
@@ -119,7 +122,7 @@ def _recipe(model: Path, run: str, mode: str, iterations: int, tokens: int, prom
             "model": {"name": str(model), "dtype": "float32", "max_length": 512 + tokens},
             "problems": {"limit": 8},
             "sandbox": {"floor": "C"},
-            "rollout": {"max_num_seqs": 8 * prompts, "kv_cache_gb": 0.5, "threads": 1},
+            "rollout": {"max_num_seqs": at_once, "kv_cache_gb": 0.5, "threads": 1},
             "learner": {"threads": 1, "tokens_per_micro_batch": 4096},
             "synthesis": {
                 "solve": {"n": 1, "max_tokens": 8},

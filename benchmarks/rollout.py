@@ -162,6 +162,8 @@ def _prompt(tokenizer: Any, index: int) -> tuple[int, ...]:
 
 def _cpu_seconds(engine: psutil.Process, but: psutil.Process) -> float:
     others = {but.pid, *(child.pid for child in but.children(recursive=True))}
+    if engine.pid in others:  # the actor, which Ray started below us
+        others = set()
     family = [c for c in engine.children(recursive=True) if c.pid not in others and c.name().startswith("VLLM")]
     return sum(times.user + times.system for times in (process.cpu_times() for process in (engine, *family)))
 
