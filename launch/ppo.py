@@ -45,6 +45,7 @@ from ledex_ray.episode_metrics import describe, flat
 from ledex_ray.episode_store import EpisodeStore
 from ledex_ray.episodes import Episode
 from ledex_ray.errors import BadInput
+from ledex_ray.placement import TRACE
 from ledex_ray.prompts import fenced
 from ledex_ray.records import Trajectory
 
@@ -266,8 +267,11 @@ class DebugPPO(Algorithm):
         recipe = recipe_from_tree(config["ledex"])
         rollout = recipe.rollout
         sandboxes = recipe.sandbox.actors or max(1, int(ray.cluster_resources().get("sandbox", 1)))
-        engines = [{"GPU": rollout.gpus * rollout.tensor_parallel}] * rollout.actors if rollout.gpus else []
-        return PlacementGroupFactory([{"CPU": 1.0}, *[{"sandbox": 1.0}] * sandboxes, *engines])
+        engine = {"GPU": rollout.gpus * rollout.tensor_parallel} if rollout.gpus else {"CPU": TRACE}
+        encoder = {"CPU": TRACE}
+        return PlacementGroupFactory(
+            [{"CPU": 1.0}, *[{"sandbox": 1.0}] * sandboxes, *[engine] * rollout.actors, encoder]
+        )
 
     @override(Algorithm)
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
