@@ -12,16 +12,18 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from launch.console import console
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import Limits, Problem
 from ledex_ray.readers.tasks import by_task_id, resolve_task_id
 from ledex_ray.records import TestResult, Verdict
+
+T = TypeVar("T")
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 SHOWN_BAD_LINES = 20
@@ -80,6 +82,13 @@ class BadLines:
 
 def read_samples(source: str, problems: Iterable[Problem], bad: BadLines) -> Iterator[Sample]:
     """The good lines of a samples file in its order; the others go to `bad`."""
+    return (sample for sample, _ in read_lines(source, problems, bad, lambda line, problem, program: None))
+
+
+def read_lines(
+    source: str, problems: Iterable[Problem], bad: BadLines, rest: Callable[[bytes, Problem, str], T]
+) -> Iterator[tuple[Sample, T]]:
+    """Each good line's sample, and what `rest` makes of the line; a ValueError of its makes the line a bad one."""
     index = by_task_id(problems)
     seen: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
@@ -89,10 +98,11 @@ def read_samples(source: str, problems: Iterable[Problem], bad: BadLines) -> Ite
                 continue
             try:
                 problem, program = parse_sample(line, index)
+                made = rest(line, problem, program)
             except ValueError as error:
                 bad.add(number, str(error))
                 continue
-            yield Sample(problem, program, seen[problem.id], number)
+            yield Sample(problem, program, seen[problem.id], number), made
             seen[problem.id] += 1
 
 

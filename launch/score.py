@@ -6,14 +6,14 @@ Files and exit codes are those of `ledex judge` (DESIGN.md). Each line of SAMPLE
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -27,13 +27,12 @@ from launch.samples import (
     check_flags,
     on_cluster,
     output,
-    parse_sample,
+    read_lines,
     verdict_row,
     with_limits,
 )
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
-from ledex_ray.readers.tasks import by_task_id
 from ledex_ray.records import Status, Verdict
 from reward.arms import resolve_arm
 from reward.compose import Arm
@@ -64,7 +63,7 @@ def score(
     parsed_weights = _weights(weights)
     loaded = [with_limits(problem, cpu_seconds, memory) for problem in ready_problems(problems)]
     bad = BadLines(samples)
-    rows = _read_rows(samples, loaded, chosen, bad)
+    rows = read_lines(samples, loaded, bad, partial(_candidate, arm=chosen))
     taken: list[Sample] = []
     scored = score_many(
         _remembering(rows, taken),
@@ -84,12 +83,6 @@ def score(
         bad.report()
     tally.report()
     raise SystemExit(BAD_INPUT if bad.count else FAILED if tally.infra else DONE)
-
-
-@dataclass(frozen=True)
-class _Row:
-    sample: Sample
-    candidate: Candidate
 
 
 class _LazyEncoder:
@@ -150,26 +143,8 @@ def _weights(text: str) -> Weights:
     return (values[0], values[1], values[2], values[3])
 
 
-def _read_rows(source: str, problems: Sequence[Problem], arm: Arm, bad: BadLines) -> Iterator[_Row]:
-    """The good lines in their order; the others go to `bad`."""
-    index = by_task_id(problems)
-    seen: Counter[str] = Counter()
-    with contextlib.ExitStack() as stack:
-        lines: IO[bytes] = sys.stdin.buffer if source == "-" else stack.enter_context(open(source, "rb"))
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                problem, program = parse_sample(line, index)
-                candidate = _candidate(json.loads(line), problem, program, arm)
-            except ValueError as error:
-                bad.add(number, str(error))
-                continue
-            yield _Row(Sample(problem, program, seen[problem.id], number), candidate)
-            seen[problem.id] += 1
-
-
-def _candidate(row: dict[str, Any], problem: Problem, program: str, arm: Arm) -> Candidate:
+def _candidate(line: bytes, problem: Problem, program: str, arm: Arm) -> Candidate:
+    row: dict[str, Any] = json.loads(line)
     wrong = _text(row, "wrong_solution")
     if wrong is None and arm.repaired and not arm.is_users:
         raise ValueError(f"arm {arm.name} needs field 'wrong_solution'")
@@ -199,11 +174,11 @@ def _texts(row: dict[str, Any], name: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _remembering(rows: Iterator[_Row], taken: list[Sample]) -> Iterator[Candidate]:
+def _remembering(rows: Iterator[tuple[Sample, Candidate]], taken: list[Sample]) -> Iterator[Candidate]:
     """The candidates; their samples are appended to `taken`, in the order in which the scores will come."""
-    for row in rows:
-        taken.append(row.sample)
-        yield row.candidate
+    for sample, candidate in rows:
+        taken.append(sample)
+        yield candidate
 
 
 def _write_all(scored: Iterator[Scored], taken: list[Sample], arm: Arm, out: Path | None, title: str) -> _Tally:
