@@ -2,14 +2,15 @@
 
 What is compared (METHOD, sections 6 and 8): each model against the less trained ones, in each mode and on the fixed bug
 set; and within each model its refinements against fresh samples at equal cost, against the same without feedback or
-with another problem's, and feedback of all tests against that of the public ones. Infrastructure faults are left out.
+with another problem's, and feedback of all tests against that of the public ones. Infrastructure faults are left out,
+and so is a first sample whose refinement is one: whether it would have been repaired is not known.
 """
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -63,7 +64,7 @@ def every_figure(
     default = config.feedback[0] if config.feedback else feedback
     found: list[Measured] = []
     for benchmark in sorted(set(benchmarks.values())):
-        chosen = [s for s in samples if benchmarks[s.problem_id] == benchmark and s.status != Status.INFRA]
+        chosen = [s for s in samples if benchmarks[s.problem_id] == benchmark]
         for label, model in models.items():
             own = [s for s in chosen if s.label == label]
             if own:
@@ -92,7 +93,7 @@ class _Model:
     config: EvaluationConfig
 
     def results(self) -> list[Measured]:
-        initial = [s for s in self.samples if s.mode == "initial"]
+        initial = _judged(s for s in self.samples if s.mode == "initial")
         found = self._pass_at_k(self.first, initial, {s.id for s in initial if s.passed}, initial)
         for mode in ("direct", "explain", "random_feedback", "no_feedback"):
             for kind in dict.fromkeys((self.first.feedback, *KINDS)):
@@ -102,7 +103,7 @@ class _Model:
         return found
 
     def _asked(self, key: Key, bugs: str) -> list[Sample]:
-        """The samples of one way to refine."""
+        """The samples of one way to refine, faults among them."""
         chosen = (s for s in self.samples if (s.mode, s.bugs) == (key.mode, bugs))
         return [s for s in chosen if (s.feedback_from or self.first.feedback) == key.feedback]
 
@@ -110,29 +111,34 @@ class _Model:
         found: list[Measured] = []
         own = self._asked(base, "own")
         right, origin = {s.id for s in initial if s.passed}, {s.id: s.id for s in initial}
+        lost: set[str] = set()  # to a fault
         for round in range(1, max((s.round for s in own), default=0) + 1):
             for s in (s for s in own if s.round == round):
                 if s.parent_id not in origin:
                     continue  # its parent is an infrastructure fault, which is in no figure
                 origin[s.id] = origin[s.parent_id]
                 right |= {origin[s.id]} if s.passed else set()
-            asked = [s for s in own if s.round <= round]
+                lost |= {origin[s.id]} if s.status == Status.INFRA else set()
+            asked = _judged(s for s in own if s.round <= round)
             key = replace(base, round=round, bugs="own")
-            found += self._pass_at_k(key, initial, right, [*initial, *asked])
+            found += self._pass_at_k(key, _without(initial, lost), right, [*initial, *asked])
             found += self._rates(key, asked)
-        return found + self._rates(replace(base, round=1, bugs="fixed"), self._asked(base, "fixed"))
+        return found + self._rates(replace(base, round=1, bugs="fixed"), _judged(self._asked(base, "fixed")))
 
     def _resampled(self, initial: Sequence[Sample]) -> list[Measured]:
-        fresh = [s for s in self.samples if s.mode == "resample"]
+        """Fresh samples in place of each refinement. The wrong samples of a problem share its fresh ones, which is fair
+        to each alone but not to several together: there is a pass@1, and no pass@k of more.
+        """
+        fresh = _judged(s for s in self.samples if s.mode == "resample")
         explained = self._asked(replace(self.first, mode="explain"), "own")
-        refined = {s.parent_id: s for s in explained if s.round == 1}
+        lost = {s.parent_id for s in explained if s.round == 1 and s.status == Status.INFRA}
+        refined = {s.parent_id: s for s in _judged(explained) if s.round == 1}
         outcome = resample_outcomes(refined.values(), fresh, self.config.seed)
         right = {s.id for s in initial if s.passed or outcome.get(s.id)}
         key = replace(self.first, mode="resample", round=1, bugs="own")
         tally = tally_of((refined[id].problem_id, passed) for id, passed in outcome.items())
-        return self._pass_at_k(key, initial, right, [*initial, *fresh]) + self._measured(
-            key, "repair_rate", tally, fresh
-        )
+        alone = [m for m in self._pass_at_k(key, _without(initial, lost), right, [*initial, *fresh]) if m.result.k == 1]
+        return alone + self._measured(key, "repair_rate", tally, fresh)
 
     def _pass_at_k(
         self, key: Key, initial: Sequence[Sample], right: set[str], spent: Iterable[Sample]
@@ -229,6 +235,15 @@ def _way(key: Key) -> tuple[str, int, str | None, str]:
 
 def _compare(a: Measured, b: Measured, config: EvaluationConfig) -> Comparison:
     return compared(a.result, b.result, a.tally, b.tally, bootstrap_seed=config.seed, resamples=config.bootstrap)
+
+
+def _judged(samples: Iterable[Sample]) -> list[Sample]:
+    """These without infrastructure faults."""
+    return [s for s in samples if s.status != Status.INFRA]
+
+
+def _without(samples: Iterable[Sample], ids: Collection[str]) -> list[Sample]:
+    return [s for s in samples if s.id not in ids]
 
 
 def _passed(sample: Sample) -> bool:

@@ -224,7 +224,7 @@ MODES = {
     "initial": "initial",
     "direct": "direct revision",
     "explain": "explain, then revise",
-    "resample": "fresh samples, equal cost",
+    "resample": "fresh samples, cost of one refinement",
     "random_feedback": "random feedback",
     "no_feedback": "no feedback",
 }

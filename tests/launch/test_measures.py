@@ -67,6 +67,22 @@ def test_an_infrastructure_fault_is_in_no_figure() -> None:
     )
 
 
+def test_a_first_sample_whose_repair_was_lost_to_a_fault_is_not_a_failure() -> None:
+    lost = replace(next(s for s in SAMPLES if s.id == "q0e"), passed=False, status="INFRA")
+    samples = [lost if s.id == "q0e" else s for s in SAMPLES]
+    found = measure(samples, PROBLEMS, CONFIG, {"m": "model"}, "public").results
+    explained = {(r.metric, r.k): r for r in found if r.key.mode == "explain" and r.key.bugs == "own"}
+    assert explained["pass_at_k", 1].value == pytest.approx(1.0)  # p: 2 of 2; q: its one known sample of 2
+    assert explained["repair_rate", None].value == pytest.approx(1.0)
+    initial = next(r for r in found if r.key.mode == "initial" and r.k == 1)
+    assert initial.value == pytest.approx(0.25)
+
+
+def test_fresh_samples_that_wrong_ones_share_make_no_pass_at_more_than_one() -> None:
+    found = measure(SAMPLES, PROBLEMS, CONFIG, {"m": "model"}, "public").results
+    assert {(r.metric, r.k) for r in found if r.key.mode == "resample"} == {("pass_at_k", 1), ("repair_rate", None)}
+
+
 def test_fresh_samples_count_up_to_the_cost_of_the_refinement() -> None:
     refined = [sample("w", "w0", False, "explain", n_prompt_tokens=150, n_tokens=50)]
     fresh = [sample(f"f{i}", "p", i == 3, "resample") for i in range(4)]
