@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import random
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +19,7 @@ from actors.ray_pool import CalledOff
 from actors.sandbox import ScoreRequest, ScoreResult
 from launch.dialogue import Assignment, Dialogue, build_episode
 from launch.fleet import Fleet
+from launch.jobs import item_seed
 from ledex_ray.chat import Renderer
 from ledex_ray.config import Recipe, SamplingConfig
 from ledex_ray.episodes import Episode
@@ -146,7 +146,7 @@ class Collector:
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_tokens,
-                seed=zlib.crc32(f"{seed}/{id}".encode()),
+                seed=item_seed(seed, id),
                 stop=self._fleet.renderer.stop,
             )
             for id, group in groups.items()

@@ -18,7 +18,7 @@ from typing import Literal
 from actors.rollout import RolloutGroup
 from launch.console import log, task
 from launch.fleet import Fleet
-from launch.jobs import Item, Judged, sample_and_judge
+from launch.jobs import Item, Judged, item_seed, sample_and_judge
 from launch.parts import Parts, PartWriter
 from launch.rundir import RunDirectory, write_atomically
 from launch.synthesize import fits, pick_wrong, refine_item, solve_item, to_attempt
@@ -190,7 +190,10 @@ class Evaluator:
         if left:
             if not model.other:
                 self.fleet.serve(model.path, model.version)
-            jobs = [replace(item, id=id, seed=self._seed(ask.key(model), item)) for id, (ask, item) in left.items()]
+            jobs = [  # seeds by way to ask, not by model: what differs between models is what was learned
+                replace(item, id=id, seed=item_seed(self.config.seed, *ask.key(model)[1:], item.id))
+                for id, (ask, item) in left.items()
+            ]
             jobs.sort(key=lambda job: job.id)  # side by side what begins alike
             passed = total = 0
             with task(f"evaluation: {model.label}, {_title(asks)}", len(jobs)) as bar, PartWriter(self.parts) as writer:
@@ -203,12 +206,6 @@ class Evaluator:
                     bar.advance(note=f"{passed}/{total} pass")
         found = [[s for s in self.parts.read() if s.key == ask.key(model)] for ask in asks]
         return [sorted(samples, key=lambda s: s.id) for samples in found]
-
-    def _seed(self, key: tuple[str, str, int, str, str], item: Item) -> int:
-        """A seed of its own for each item and way to ask: the engine gives the n answers of a request seeds in a row,
-        so that equal or neighbouring seeds would draw the same answers again. Not by model: what differs is learned.
-        """
-        return zlib.crc32(f"{self.config.seed}/{key[1:]}/{item.id}".encode())
 
 
 def feedback_kinds(recipe: Recipe) -> tuple[Feedback, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,12 @@ from launch.fleet import Fleet
 from ledex_ray.problems import Problem
 from ledex_ray.records import Provenance, Verdict
 from reward.terms import TextJob
+
+MOST_UNANSWERED = 0.01  # of a job's prompts: one that kills every engine must not hold up a run for ever
+
+
+class Unanswered(RuntimeError):
+    """More prompts than may be left out have no answer; the stage is not finished."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,15 @@ class Scorer:
         return {"judged": _pack(judged)}
 
 
+def item_seed(seed: int, *names: object) -> int:
+    """An engine seed of its own for each item.
+
+    The engine gives the n answers of a request seeds in a row: under one seed for all, prompts that hardly differ (two
+    wrong solutions of one problem) would be answered with the same noise.
+    """
+    return zlib.crc32("/".join(map(str, (seed, *names))).encode())
+
+
 def sample_and_judge(
     items: Sequence[Item],
     problems: Mapping[str, Problem],
@@ -106,7 +122,10 @@ def sample_and_judge(
     engines: RolloutGroup | None = None,
     sequences_in_flight: int = 128,
 ) -> Iterator[Judged]:
-    """Every item sampled (by the fleet's own engines unless others are given) and judged, as they finish."""
+    """Every item sampled (by the fleet's own engines unless others are given) and judged, as they finish.
+
+    An item that the engines give up comes without completions. Raises Unanswered at the end where they are too many.
+    """
     if not items:
         return
     context = DataContext.get_current()
@@ -134,10 +153,15 @@ def sample_and_judge(
         finished: Judged = pickle.loads(row["judged"])
         given_up += not finished.completions
         yield finished
-    if given_up:
-        log.warning(
-            "%d of %d prompts were given up by the engines; the same command tries them again", given_up, len(items)
-        )
+    require_answers(given_up, len(items), "given up by the engines")
+
+
+def require_answers(missing: int, asked: int, why: str) -> None:
+    """Says that a few prompts have no answer and are left out. Raises Unanswered where they are too many for that."""
+    if missing > MOST_UNANSWERED * asked:
+        raise Unanswered(f"{missing} of {asked} prompts were {why}; what is done is kept, the same command goes on")
+    if missing:
+        log.warning("%d of %d prompts were %s and are left out", missing, asked, why)
 
 
 def _pack(values: Iterable[Any]) -> list[bytes]:

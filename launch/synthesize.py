@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from launch.console import log, task
 from launch.endpoint import Endpoint
 from launch.fleet import Fleet
-from launch.jobs import Item, Judged, executed, provenance, sample_and_judge
+from launch.jobs import Item, Judged, executed, item_seed, provenance, sample_and_judge
 from launch.parts import Parts, PartWriter
 from launch.rundir import RunDirectory
 from launch.seeding import seeded_trajectories
@@ -123,7 +123,7 @@ def to_refinement(judged: Judged, index: int, model: str, source: str) -> Refine
 
 
 def solve_item(problem: Problem, renderer: Renderer, sampling: SamplingConfig, seed: int, shots: int = 0) -> Item:
-    """A prompt for first solutions of one problem."""
+    """A prompt for first solutions of one problem; its engine seed is drawn from `seed` and the problem."""
     return Item(
         id=problem.id,
         problem_id=problem.id,
@@ -132,7 +132,7 @@ def solve_item(problem: Problem, renderer: Renderer, sampling: SamplingConfig, s
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         max_tokens=sampling.max_tokens,
-        seed=seed,
+        seed=item_seed(seed, problem.id),
         instruction="solve",
         stop=renderer.stop,
     )
@@ -149,7 +149,7 @@ def refine_item(
     seed: int,
     shots: int = 0,
 ) -> Item:
-    """A prompt for refinements of one wrong program."""
+    """A prompt for refinements of one wrong program; its engine seed is drawn from `seed` and the id."""
     prompt = refine_prompt(problem, wrong_code, feedback, instruction, shots)
     return Item(
         id=id,
@@ -159,7 +159,7 @@ def refine_item(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         max_tokens=sampling.max_tokens,
-        seed=seed,
+        seed=item_seed(seed, id),
         instruction=instruction,
         wrong_code=wrong_code,
         stop=renderer.stop,

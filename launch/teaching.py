@@ -33,7 +33,7 @@ def taught(
         answered = {attempts[question.id]: reply for question, reply in batch if reply.texts}
         yield from _judged(answered, recipe, problems, sandbox)
     if refused:
-        log.warning("%d of %d questions were refused; the same command asks them again", refused, len(wrong))
+        log.warning("%d of %d questions were refused and are left out", refused, len(wrong))
     log.info("teacher %s: %d questions asked, %d known from before", endpoint.model, endpoint.asked, endpoint.kept)
 
 
