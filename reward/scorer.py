@@ -41,7 +41,9 @@ _LENGTH_BYTES = 4
 _MAX_FRAME = 64 * 1024 * 1024
 _START_SECONDS = 120.0
 _SPENT = "CPU limit"
+_KILLED, _STALLED = "killed", "wall limit"
 _DETERMINISTIC = (_SPENT, "memory limit")  # the text's own doing; anything else is tried once more
+_FROM_OUTSIDE = (_KILLED, _STALLED)  # the machine's doing: a text that uses too much meets the limits above first
 
 
 class ScorerError(RuntimeError):
@@ -87,7 +89,10 @@ class Scorer:
             self._child = None
 
     def score(self, jobs: Iterable[TextJob]) -> list[TextTerms]:
-        """The terms of each job, in order. Raises ScorerError where no child can be started, nothing for any text."""
+        """The terms of each job, in order.
+
+        Raises ScorerError where no child can be started or it is ended from outside twice; nothing for any text.
+        """
         return [self._score(job) for job in jobs]
 
     def diff(self, old: str, new: str, name: str = "solution.py") -> str:
@@ -133,7 +138,9 @@ class Scorer:
             log.info("scorer_child_ended stage=%s fault=%s attempt=%d", stage, fault, attempt)
             self.close()
             if fault in _DETERMINISTIC:
-                break
+                return found, stage, fault
+        if fault in _FROM_OUTSIDE:
+            raise ScorerError(f"the scoring process was ended twice in a row: {fault}")
         return found, stage, fault
 
     def _ready_child(self) -> _Child:
@@ -217,9 +224,11 @@ class _Child:
         try:
             status = self._process.wait(timeout=0.5)
         except subprocess.TimeoutExpired:
-            return "wall limit"
+            return _STALLED
         if status == -signal.SIGPROF:
             return _SPENT
+        if -status in (signal.SIGKILL, signal.SIGTERM):
+            return _KILLED
         return f"parser ended by signal {-status}" if status < 0 else f"parser exited with {status}"
 
     def _send(self, data: bytes, deadline: float) -> bool:

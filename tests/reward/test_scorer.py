@@ -16,7 +16,7 @@ import pytest
 
 from ledex_ray.prompts import Answer
 from reward.codebleu import CodeBleu
-from reward.scorer import MAX_LINES, Scorer, refusal
+from reward.scorer import MAX_LINES, Scorer, ScorerError, refusal
 from reward.terms import ZERO_CODEBLEU, TextJob, TextTerms
 
 RIGHT = "def f(a, b):\n    c = a + b\n    return c\n"
@@ -128,6 +128,20 @@ def test_a_child_killed_from_outside_loses_no_answer(scorer: Scorer) -> None:
     assert child is not None
     os.kill(child._process.pid, signal.SIGKILL)
     assert one(scorer, job(WRONG)) == expected
+
+
+class _Hunted(Scorer):
+    """Whose child never lives long enough to read anything."""
+
+    def _ready_child(self) -> Any:
+        child = super()._ready_child()
+        os.kill(child._process.pid, signal.SIGKILL)
+        return child
+
+
+def test_a_child_that_is_always_killed_is_no_fault_of_the_answer() -> None:
+    with _Hunted() as scorer, pytest.raises(ScorerError, match="killed"):
+        one(scorer, job(RIGHT))
 
 
 def test_a_child_that_stops_is_replaced_at_the_wall_limit() -> None:
