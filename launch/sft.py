@@ -13,6 +13,7 @@ from pathlib import Path
 
 from actors.failures import GangLost
 from actors.learner import LearnerGroup
+from launch.accidents import Accidents
 from launch.best_model import BestModel
 from launch.console import log, task
 from launch.fleet import Fleet
@@ -26,7 +27,6 @@ from ledex_ray.errors import BadInput
 from ledex_ray.supervised import supervised_examples
 
 STAGE = "sft"
-MOST_LOSSES = 3  # of the gang in one go: after that it is not an accident
 Batch = tuple[SupervisedExample, ...]
 
 
@@ -65,29 +65,34 @@ def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
     )
     try:
         progress = _resume(run, learner, tracker)
-        losses = 0
+        accidents, gone = Accidents(STAGE, progress.step), False
         with task("sft", len(batches)) as bar:
             bar.advance(progress.step)
             while progress.step < len(batches) and not _out_of_patience(progress, config):
                 try:
+                    if gone:
+                        learner.rebuild(_checkpoints(run))
+                        bar.advance(-progress.step)
+                        progress, gone = _resume(run, learner, tracker), False
+                        bar.advance(progress.step)
                     metrics = _step(run, learner, tracker, batches, validation, progress)
                 except GangLost as error:
-                    losses += 1
-                    if losses == MOST_LOSSES:
-                        raise
-                    log.warning("sft: %s; rebuilding the gang, %d of %d times", error, losses, MOST_LOSSES - 1)
-                    learner.rebuild(_checkpoints(run))
-                    bar.advance(-progress.step)
-                    progress = _resume(run, learner, tracker)
-                    bar.advance(progress.step)
+                    accidents.lost(error)
+                    gone = True
                     continue
+                accidents.reached(progress.step)
                 bar.advance(note=f"loss {metrics['loss']:.3f}")
     finally:
         learner.shutdown()
     counts = {kind: sum(e.kind == kind for e in training) for kind in config.kinds}
     log.info("sft: %s examples, best validation loss %.4f at step %d", counts, progress.best_loss, progress.best_step)
     run.finish(
-        STAGE, {**asdict(progress), "examples": counts, "tokens": sum(len(e.token_ids) for b in batches for e in b)}
+        STAGE,
+        {
+            **asdict(progress),
+            "examples": counts,
+            "tokens": sum(len(e.token_ids) for batch in batches[: progress.step] for e in batch),
+        },
     )
 
 
