@@ -230,9 +230,11 @@ class RayPool(Generic[T, R]):
             return
         asked, self._asked_members = self._asked_members, None
         try:
-            actors: dict[str, Any] = ray.get(asked, timeout=FETCH_SECONDS)
+            actors: dict[str, Any] | None = ray.get(asked, timeout=FETCH_SECONDS)
         except (ray.exceptions.RayError, TimeoutError) as error:  # those we know serve on
             log.warning("who the actors are is not known: %s", _first_line(error))
+            return
+        if actors is None:  # the board is new and nobody has told it yet
             return
         here = set(self._pool.members())
         for name in actors.keys() - here - self._dead:

@@ -48,12 +48,13 @@ class Board:
     """Who the members are, by the group; how much waits, by the clients. Not told by either what to do about it."""
 
     def __init__(self) -> None:
-        self._version, self._members = 0, dict[str, Any]()
+        self._version = 0
+        self._members: dict[str, Any] | None = None  # not told yet: a board that Ray started anew knows nobody
         self._clients: dict[str, Standing] = {}
         self._told: dict[str, int] = {}
 
-    def post(self, client: str, waiting: int, holds: tuple[str, ...]) -> dict[str, Any]:
-        """The members, for a client that has `waiting` unfinished items."""
+    def post(self, client: str, waiting: int, holds: tuple[str, ...]) -> dict[str, Any] | None:
+        """The members (None: not known yet), for a client that has `waiting` unfinished items."""
         self._clients[client] = Standing(waiting, frozenset(holds), self._told.get(client, -1), time.monotonic())
         self._told[client] = self._version
         return self._members
