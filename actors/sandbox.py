@@ -70,10 +70,10 @@ class SandboxActor:
     def __init__(self, config: SandboxConfig) -> None:
         watchdog.arm()
         self._config = config
+        self._may_take_until = time.monotonic()
         self._judge = self._new_judge()
         self._scorer = Scorer()
         self._busy = Busy()
-        self._moved = time.monotonic()
         self._incarnation, self._served = uuid.uuid4().hex, 0
 
     @ray.method(concurrency_group="control")
@@ -84,8 +84,8 @@ class SandboxActor:
 
     @ray.method(concurrency_group="control")
     def stalled_seconds(self) -> float:
-        """How long the present program has been worked on; 0 while idle."""
-        return time.monotonic() - self._moved if self._busy.in_hand else 0.0
+        """How long the present run of a program has been over its time; 0 while idle or within it."""
+        return max(0.0, time.monotonic() - self._may_take_until) if self._busy.in_hand else 0.0
 
     @ray.method(concurrency_group="control")
     def usage(self) -> Usage:
@@ -94,16 +94,20 @@ class SandboxActor:
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
         """One result a request, in order; never raises for what an answer says or does."""
-        self._moved = time.monotonic()
+        self._on_step(0.0)
         with self._busy:
             return [self._score(request) for request in requests]
 
     def _score(self, request: ScoreRequest) -> ScoreResult:
         terms = self._scorer.score([request.job])[0]
         verdict = self._verdict(request.problem, terms.answer) if request.execute else None
-        self._moved = time.monotonic()
+        self._on_step(0.0)
         self._served += 1
         return ScoreResult(request.id, terms, verdict)
+
+    def _on_step(self, seconds: float) -> None:
+        """Something moves, and may now be silent for so long."""
+        self._may_take_until = time.monotonic() + seconds
 
     def _verdict(self, problem: Problem, answer: Answer) -> Verdict:
         if not answer.code:
@@ -119,7 +123,7 @@ class SandboxActor:
 
     def _new_judge(self) -> Judge:
         try:
-            return Judge(JudgeConfig(python=self._config.python or "", floor=self._config.floor))
+            return Judge(JudgeConfig(python=self._config.python or "", floor=self._config.floor), self._on_step)
         except StartFailed as failure:
             log.critical("sandbox actor ends: %s", failure)
             os._exit(70)

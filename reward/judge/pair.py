@@ -58,6 +58,11 @@ class Suite:
     weak: bool = False
 
 
+def wall_seconds(limits: Limits, factor: int = 1) -> float:
+    """How long a program may take by the clock; its CPU time is what is limited, this is the backstop."""
+    return 3 * limits.cpu_seconds * factor + 5
+
+
 class _ScratchWatch:
     """Looks at the scratch directory of a running program every so often, however busy the program keeps us."""
 
@@ -149,7 +154,7 @@ class Pair:
     def run_case(self, case: StdioTest, program: list[Any], limits: Limits) -> tuple[stdio.Captured, Ending]:
         """One run of the program as a script on one input."""
         assert self._zygote is not None
-        with stdio.Pipes(case.stdin) as pipes:
+        with stdio.Pipes(case) as pipes:
             wall = self._fork(limits, 1, pipes.child_ends, script=True)
             pipes.close_child_ends()
             with self._connection as connection:
@@ -182,8 +187,7 @@ class Pair:
     def _fork(self, limits: Limits, factor: int, descriptors: Sequence[int], *, script: bool) -> float:
         """Asks for a child; keeps our end of its socket. Returns the wall time it has."""
         assert self._zygote is not None
-        cpu = limits.cpu_seconds * factor
-        wall = 3 * cpu + 5
+        cpu, wall = limits.cpu_seconds * factor, wall_seconds(limits, factor)
         ours, theirs = socket.socketpair()
         with theirs:
             job = JOB.pack(cpu, wall, limits.memory_mb << 20, script)

@@ -8,6 +8,7 @@ itself gets wrong.
 from __future__ import annotations
 
 import errno
+import fcntl
 import functools
 import os
 from collections.abc import Iterable
@@ -21,7 +22,7 @@ pread64 pwrite64 readv writev access faccessat faccessat2 pipe pipe2 select psel
 epoll_create1 epoll_ctl epoll_wait epoll_pwait sched_yield mremap madvise dup dup2 dup3 pause nanosleep
 clock_nanosleep clock_gettime
 clock_getres gettimeofday time getitimer setitimer alarm getpid gettid getppid getuid geteuid getgid getegid getresuid
-getresgid getgroups getpgrp getpgid getsid exit exit_group uname fcntl ftruncate getdents64 getcwd chdir openat open
+getresgid getgroups getpgrp getpgid getsid exit exit_group uname ftruncate getdents64 getcwd chdir openat open
 readlink readlinkat umask getrlimit getrusage sysinfo times sigaltstack futex sched_getaffinity set_tid_address
 set_robust_list rseq getrandom statx membarrier eventfd2 flock fsync fdatasync unlink unlinkat mkdir mkdirat rename
 renameat renameat2 rmdir recvfrom recvmsg sendto sendmsg shutdown getsockopt setsockopt getsockname getpeername wait4
@@ -34,7 +35,24 @@ _PROGRAM_LOSES = (*_FORK_SERVER, "execve", "execveat", "ptrace", "socket", "memf
 _TERMINAL_QUERIES = (0x5401, 0x541B, 0x5413, 0x5421, 0x5451)  # TCGETS, FIONREAD, TIOCGWINSZ, FIONBIO, FIOCLEX
 _PR_SET_NAME, _PR_SET_VMA = 15, 0x53564D41
 _CLONE_THREAD, _CLONE_NEW_NAMESPACES = 0x10000, 0x7E020080
-_AF_UNIX = 1
+_AF_UNIX, _SOCK_STREAM, _SOCK_TYPE = 1, 1, 0xF
+# By command: F_SETOWN and F_SETSIG would let a pipe send any signal, SIGKILL too, to any process of the user.
+_FCNTL = (
+    fcntl.F_DUPFD,
+    fcntl.F_DUPFD_CLOEXEC,
+    fcntl.F_GETFD,
+    fcntl.F_SETFD,
+    fcntl.F_GETFL,
+    fcntl.F_GETLK,
+    fcntl.F_SETLK,
+    fcntl.F_SETLKW,
+    fcntl.F_OFD_GETLK,
+    fcntl.F_OFD_SETLK,
+    fcntl.F_OFD_SETLKW,
+    fcntl.F_GETPIPE_SZ,
+    fcntl.F_SETPIPE_SZ,
+    fcntl.F_GET_SEALS,
+)
 _U32 = 0xFFFFFFFF
 
 
@@ -45,7 +63,14 @@ def process_filter(*, may_fork: bool) -> bytes:
     for name in [*_ALLOWED_WORDS.split(), *(_FORK_SERVER if may_fork else ("setrlimit", "prlimit64"))]:
         if _exists(name):
             rules.allow(name)
-    rules.allow("socketpair", args={0: _AF_UNIX})  # asyncio's own pipe; `socket` is not allowed
+    # asyncio's own pipe. Streams alone: half of a datagram pair could write to any socket of the machine by its path.
+    rules.allow(
+        "socketpair", args=[ArgCmp(0, CmpOp.EQ, _AF_UNIX), ArgCmp(1, CmpOp.MASKED_EQ, _SOCK_STREAM, _SOCK_TYPE)]
+    )
+    for command in _FCNTL:
+        rules.allow("fcntl", args=[ArgCmp(1, CmpOp.MASKED_EQ, command, _U32)])
+    no_signals = ArgCmp(2, CmpOp.MASKED_EQ, 0, os.O_ASYNC)
+    rules.allow("fcntl", args=[ArgCmp(1, CmpOp.MASKED_EQ, fcntl.F_SETFL, _U32), no_signals])
     for request in _TERMINAL_QUERIES:
         rules.allow("ioctl", args=[ArgCmp(1, CmpOp.MASKED_EQ, request, _U32)])
     rules.allow("prctl", args={0: _PR_SET_NAME})

@@ -14,9 +14,11 @@ import socket
 from dataclasses import dataclass
 from types import TracebackType
 
+from ledex_ray.problems import StdioTest
+
 from .inside import wire
 
-MIN_OUTPUT = 1 << 20  # bytes that any program may print; four times the expected output where that is more
+MIN_OUTPUT = 4 << 20  # bytes that any program may print; four times the expected output where that is more
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
@@ -33,14 +35,16 @@ class Captured:
 class Pipes:
     """The descriptors of one case: a sealed file as standard input, a pipe as standard output."""
 
-    def __init__(self, stdin: str, limit: int = 4 * MIN_OUTPUT) -> None:
-        self._limit, self._parts, self._size = limit, [], 0  # type: ignore[var-annotated]
+    def __init__(self, case: StdioTest) -> None:
+        self._limit = max(MIN_OUTPUT, 4 * len(case.stdout.encode("utf-8", "surrogatepass")))
+        self._parts: list[bytes] = []
+        self._size = 0
         self.overflowed = False
         self._input = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self.output, self._child_output = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.output, False)
         with open(self._input, "wb", closefd=False) as file:
-            file.write(stdin.encode("utf-8", "surrogatepass"))
+            file.write(case.stdin.encode("utf-8", "surrogatepass"))
         os.lseek(self._input, 0, os.SEEK_SET)
         fcntl.fcntl(self._input, fcntl.F_ADD_SEALS, _SEALS)
 

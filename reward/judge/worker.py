@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -19,7 +19,7 @@ from . import verdicts
 from .canaries import CANARIES, escape_canary
 from .config import MAX_PROGRAM_BYTES, JudgeConfig, Tier, find_python
 from .inside.values import from_text
-from .pair import Pair, RefereeDied, Suite, WorkerFault
+from .pair import Pair, RefereeDied, Suite, WorkerFault, wall_seconds
 from .preludes import PRELUDES
 from .process import StartFailed
 from .slots import base_directory
@@ -31,10 +31,17 @@ log = logging.getLogger(__name__)
 
 class Judge:
     """One worker of the judge. Raises BadInput for an interpreter that cannot serve, `tiers.TooWeak` where the machine
-    cannot reach the floor of isolation, and StartFailed where the sandbox does not start or misjudges."""
+    cannot reach the floor of isolation, and StartFailed where the sandbox does not start or misjudges.
 
-    def __init__(self, config: JudgeConfig | None = None) -> None:
+    `on_step` is called before each run of a program with the seconds that it may take by the clock: a verdict on a
+    hundred inputs takes as long as a hundred runs, and only who knows that can tell slow from stuck.
+    """
+
+    def __init__(
+        self, config: JudgeConfig | None = None, on_step: Callable[[float], None] = lambda seconds: None
+    ) -> None:
         self.config = config or JudgeConfig()
+        self._on_step = on_step
         python = find_python(self.config.python)
         isolation = choose_tier(self.config, python)
         self.tier: Tier = isolation.tier  # the isolation that programs get
@@ -143,6 +150,7 @@ class Judge:
         for index, case in by_case:
             if report.stopped:
                 break
+            self._on_step(wall_seconds(limits))
             captured, ending = self._pair.run_case(case, [program, False, PRELUDES.get(problem.benchmark, "")], limits)
             report.add_case(index, case, captured, ending)
         return report.verdict()
@@ -151,9 +159,11 @@ class Judge:
         self, report: verdicts.Report, tests: Sequence[Test], indices: Sequence[int], program: str, limits: Limits
     ) -> None:
         suite, news = self._pair.suite(report.problem, tests)
+        self._on_step(wall_seconds(limits, 1 + suite.weak))
         reply, ending = self._pair.exchange(suite, news, program, limits)
         if "weak" in reply and not suite.weak:
             suite.weak = True
+            self._on_step(wall_seconds(limits, 2))
             reply, ending = self._pair.exchange(suite, {}, program, limits)
         report.add_calls(indices, reply, ending, suite.weak)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import socket
 import time
 from pathlib import Path
 
@@ -35,10 +36,19 @@ class Witness:
         folder.chmod(0o755)
         self.secret.write_text("the secret")
         self.secret.chmod(0o644)
+        self._log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)  # as /dev/log is
+        self._log.bind(str(folder / "log"))
+        (folder / "log").chmod(0o666)
         self._before = self._state()
 
     def changed(self) -> bool:
         return self._state() != self._before
+
+    def told(self) -> bool:
+        """Whether anything was written to the socket."""
+        with contextlib.suppress(BlockingIOError):
+            return bool(self._log.recv(1 << 10))
+        return False
 
     def _state(self) -> list[object]:
         found: list[object] = [sorted(os.listdir(self.folder)), self.secret.read_text()]
@@ -67,6 +77,8 @@ def reached(judge: Judge, hostile: Hostile, witness: Witness) -> list[str]:
         ]
     if witness.changed():
         found.append("the witness changed")
+    if witness.told():
+        found.append("the witness was written to")
     if left := os.listdir(judge._pair.slot.scratch):
         found.append(f"left in its scratch directory: {left[:3]}")
     after = judge.judge(ADD, GOOD)

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from tests.judge.hostile import Hostile, escape
 
+_ARMED = (
+    "import fcntl, os, time\nr, w = os.pipe()\nfcntl.fcntl(r, 8, {target})\nfcntl.fcntl(r, 10, 9)\n"
+    "fcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)\nos.write(w, b'x')\ntime.sleep(0.2)\nreturn 'sent'"
+)
+
 OUTLIVE = [
     escape(
         "double fork and setsid",
@@ -49,9 +54,19 @@ OUTLIVE = [
         "import ctypes\nif ctypes.CDLL(None).syscall(248, b'user', b'k', b'v', 1, -2) > 0:\n    return 'key'",
     ),
     escape(
-        "an asynchronous timer signal to another",
-        "import fcntl, os\nr, w = os.pipe()\nfcntl.fcntl(r, 8, supervisor)\n"
-        "if fcntl.fcntl(r, 9) == supervisor and supervisor > 1:\n    os.kill(supervisor, 0)\n    return 'owner'",
+        "a signal to the supervisor when a pipe is written",
+        "import fcntl, os\nr, w = os.pipe()\nfcntl.fcntl(r, 8, supervisor)\nreturn 'owner'",
+    ),
+    escape("a deadly signal to itself when a pipe is written", _ARMED.format(target="os.getpid()")),
+    escape("a deadly signal to its parent when a pipe is written", _ARMED.format(target="os.getppid()")),
+    escape(
+        "a signal when a pipe is written, armed alone",
+        "import fcntl, os\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC)\nreturn 'armed'",
+    ),
+    escape(
+        "a message to a datagram socket of the machine",
+        "import os, socket\na, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+        "a.sendto(b'forged', os.path.join(folder, 'log'))\nreturn 'sent'",
     ),
     escape("starts another program", "import subprocess\nsubprocess.Popen(['/bin/sleep', '600'])\nreturn 'started'"),
     escape("execve", "import os\nos.execv('/bin/sleep', ['sleep', '600'])"),

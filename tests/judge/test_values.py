@@ -192,6 +192,7 @@ def test_a_decoy_and_a_disguise_of_a_test(source: str) -> None:
         ([1, 1, 2], [2, 2, 1], "unordered", False),
         ([[1], {2: 3}], [{2: 3}, [1]], "unordered", True),
         (5, [5], "unordered", False),
+        ("ab", ["b", "a"], "unordered", False),
         ({1: (1, 2)}, {"1": [1, 2]}, "json", True),
         ("1", 1, "json", False),
     ],

@@ -236,6 +236,30 @@ def child_of(judge: Judge) -> int:
     return int(children)
 
 
+def test_more_output_than_any_program_may_print_is_right_where_it_is_expected(judge: Judge) -> None:
+    verdict = judge.judge(
+        problem(StdioTest("", "x" * 5_000_000), entry="", name="long"), "print('x' * 5_000_000, end='')\n"
+    )
+    assert verdict.passed
+    flood = judge.judge(problem(StdioTest("", "x"), entry="", name="short"), "print('x' * 5_000_000, end='')\n")
+    assert not flood.passed
+
+
+def test_feedback_can_always_be_written(judge: Judge) -> None:
+    verdict = judge.judge(problem(*F), "def f(x):\n    raise ValueError('\\ud800')\n")
+    assert verdict.status is Status.ERROR and "ValueError" in verdict.feedback
+    verdict.feedback_all.encode("utf-8")
+
+
+def test_each_run_of_a_program_is_announced_with_its_time() -> None:
+    steps: list[float] = []
+    with Judge(JudgeConfig(), steps.append) as judge:
+        steps.clear()
+        cases = tuple(StdioTest(f"{n}\n", f"{n}\n") for n in range(3))
+        assert judge.judge(problem(*cases, entry=""), "print(input())\n").passed
+        assert steps == [3 * LIMITS.cpu_seconds + 5] * 3
+
+
 def test_a_program_killed_from_outside_is_judged_again() -> None:
     with Judge() as judge:
         killer = threading.Thread(target=lambda: os.kill(child_of(judge), signal.SIGKILL))

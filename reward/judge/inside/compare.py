@@ -43,7 +43,9 @@ def _close(got: Any, expected: Any, atol: float, rtol: float) -> bool:
 
 
 def _same_items(got: Any, expected: Any, atol: float, rtol: float) -> bool:
-    """Whether both hold the same items with the same counts, in any order."""
+    """Whether both hold the same items with the same counts, in any order. A text is not a collection of letters."""
+    if isinstance(got, str | bytes) or isinstance(expected, str | bytes):
+        return bool(got == expected)
     try:
         left, right = list(got), list(expected)
     except TypeError:

@@ -53,7 +53,7 @@ def show(value: object) -> str:
 def _text(value: object, limit: int = 500) -> str:
     if type(value) is not str:
         raise wire.Breach("text expected")
-    return value[:limit]
+    return value[:limit].encode("utf-8", "replace").decode()  # a lone surrogate could not be written anywhere
 
 
 class Session:
