@@ -129,12 +129,19 @@ def split_by_problem(
 
 
 def plan_batches(examples: Sequence[SupervisedExample], config: SFTConfig) -> list[Batch]:
-    """Every batch of every epoch in order, cut off where `max_tokens` is reached."""
+    """Every batch of every epoch in order, cut off where `max_tokens` is reached.
+
+    The two instructions for one refinement lie side by side, so that what they share is computed once (packing.py).
+    """
+    pairs: dict[str, list[SupervisedExample]] = {}
+    for example in examples:
+        pairs.setdefault(example.id.partition("/")[2], []).append(example)
     batches: list[Batch] = []
     tokens = 0
     for epoch in range(config.epochs):
-        order = list(examples)
-        random.Random(f"{config.seed}/{epoch}").shuffle(order)
+        shuffled = list(pairs.values())
+        random.Random(f"{config.seed}/{epoch}").shuffle(shuffled)
+        order = [example for pair in shuffled for example in pair]
         for start in range(0, len(order), config.batch_size):
             batch = tuple(order[start : start + config.batch_size])
             tokens += sum(len(e.token_ids) for e in batch)

@@ -5,6 +5,7 @@ The wrong code stands in the chat history as the assistant's own turn and carrie
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -28,18 +29,19 @@ def supervised_examples(
 ) -> list[SupervisedExample]:
     """Distinct examples in a seeded order, at most `max_examples_per_problem` of each kind a problem.
 
+    Both instructions get the same refinements of a problem, and the ids of such a pair differ in their kind alone.
     Weak verdicts are left out; examples longer than `max_length` tokens too.
     """
-    texts: dict[tuple[str, str], dict[str, tuple[Prompt, str]]] = {}
-    for kind, problem_id, prompt, answer in _texts(problems, attempts, trajectories, config):
+    texts: dict[tuple[str, str], dict[str, tuple[str, Prompt, str]]] = {}
+    for kind, problem_id, about, prompt, answer in _texts(problems, attempts, trajectories, config):
         if kind in config.kinds:
-            texts.setdefault((kind, problem_id), {})[f"{prompt}{answer}"] = (prompt, answer)
+            place = hashlib.sha256(f"{config.seed}/{about}".encode("utf-8", "replace")).hexdigest()[:16]
+            texts.setdefault((kind, problem_id), {}).setdefault(f"{prompt}{answer}", (place, prompt, answer))
     examples: list[SupervisedExample] = []
     for (kind, problem_id), distinct in sorted(texts.items()):
-        chosen = list(distinct.values())
-        random.Random(f"{config.seed}/{kind}/{problem_id}").shuffle(chosen)
-        for index, (prompt, answer) in enumerate(chosen[: config.max_examples_per_problem]):
-            example = _example(f"{kind}/{problem_id}/{index}", kind, prompt, answer, renderer)
+        chosen = sorted(distinct.values(), key=lambda found: found[0])
+        for place, prompt, answer in chosen[: config.max_examples_per_problem]:
+            example = _example(f"{kind}/{problem_id}/{place}", kind, prompt, answer, renderer)
             if len(example.token_ids) <= max_length:
                 examples.append(example)
     random.Random(config.seed).shuffle(examples)
@@ -51,14 +53,16 @@ def _texts(
     attempts: Iterable[Attempt],
     trajectories: Iterable[Trajectory],
     config: SFTConfig,
-) -> Iterable[tuple[str, str, Prompt, str]]:
+) -> Iterable[tuple[str, str, str, Prompt, str]]:
+    """(kind, problem id, what it is about, prompt, answer)."""
     for attempt in attempts:
         if attempt.problem_id in problems and attempt.verdict.passed and not attempt.verdict.weak:
-            yield "solve", attempt.problem_id, solve_prompt(problems[attempt.problem_id]), fenced(attempt.code)
+            prompt = solve_prompt(problems[attempt.problem_id])
+            yield "solve", attempt.problem_id, attempt.code, prompt, fenced(attempt.code)
     if config.canonical:
         for problem in problems.values():
             for code in problem.canonical_solutions:
-                yield "solve", problem.id, solve_prompt(problem), fenced(code)
+                yield "solve", problem.id, code, solve_prompt(problem), fenced(code)
     for trajectory in trajectories:
         wrong = trajectory.attempt
         if wrong.problem_id not in problems:
@@ -66,10 +70,11 @@ def _texts(
         problem = problems[wrong.problem_id]
         for refinement in trajectory.verified:
             direct = refine_prompt(problem, wrong.code, trajectory.feedback, Instruction.DIRECT)
-            yield "direct", problem.id, direct, fenced(refinement.code)
+            yield "direct", problem.id, refinement.id, direct, fenced(refinement.code)
             if refinement.explanation:
                 explain = refine_prompt(problem, wrong.code, trajectory.feedback, Instruction.EXPLAIN)
-                yield "explain", problem.id, explain, explained_answer(refinement.explanation, refinement.code)
+                answer = explained_answer(refinement.explanation, refinement.code)
+                yield "explain", problem.id, refinement.id, explain, answer
 
 
 def _example(id: str, kind: str, prompt: Prompt, answer: str, renderer: Renderer) -> SupervisedExample:

@@ -17,6 +17,7 @@ from launch.sft import plan_batches, split_by_problem
 from ledex_ray.chat import Renderer
 from ledex_ray.config import SFTConfig, recipe_from_tree
 from ledex_ray.errors import BadInput
+from ledex_ray.packing import families_of
 from ledex_ray.problems import CallTest, Problem
 from ledex_ray.prompts import explained_answer, fenced, parse_answer
 from ledex_ray.records import Attempt, Instruction, Provenance, Refinement, Status, Trajectory, Verdict
@@ -92,6 +93,21 @@ def test_batches_depend_on_the_seed_alone_and_validation_problems_are_held_back(
     tokens = sum(len(e.token_ids) for e in training)
     capped = plan_batches(training, config.model_copy(update={"max_tokens": max(1000, tokens // 2)}))
     assert 0 < sum(len(e.token_ids) for b in capped for e in b) <= max(1000, tokens // 2)
+
+
+def test_the_two_instructions_of_a_refinement_are_learned_side_by_side(renderer: Renderer) -> None:
+    many = tuple(
+        replace(refinement(PASSED, f"{EXPLANATION} {n}"), id=f"a/{n}", code=RIGHT.replace("1", f"{n}"))
+        for n in range(12)
+    )
+    config = SFTConfig(kinds=("direct", "explain"), max_examples_per_problem=6, batch_size=4, epochs=1)
+    examples = supervised_examples({"p": PROBLEM}, [], [trajectory(*many)], renderer, config, 1024)
+    assert len(examples) == 12
+    for batch in plan_batches(examples, config):
+        assert sorted(e.kind for e in batch) == ["direct", "direct", "explain", "explain"]
+        families = families_of([e.token_ids for e in batch], [e.loss_mask for e in batch])
+        assert sum(f.size for f in families) < 0.8 * sum(len(e.token_ids) for e in batch)
+        assert len({e.id.partition("/")[2] for e in batch}) == 2
 
 
 def test_rewards_lie_on_the_last_token_of_the_explanation_and_of_the_answer(renderer: Renderer) -> None:
