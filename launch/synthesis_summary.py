@@ -15,7 +15,7 @@ def summarize(
     refinements: Sequence[Refinement],
     trajectories: Sequence[Trajectory],
 ) -> dict[str, int]:
-    """Counts over all data sets: solutions, what became of them, and the seeded bugs apart."""
+    """Counts over all data sets: solutions, what became of them, and apart from them what no model wrote."""
     return {
         "solutions": len(attempts),
         "unique": len({(a.problem_id, a.normal_hash) for a in attempts}),
@@ -25,6 +25,7 @@ def summarize(
         "refinements": len(refinements),
         "verified": sum(_verified(r) for r in refinements),
         "copied": sum(r.copied for r in refinements),
+        "canonical": sum(r.provenance.source == "canonical" for t in trajectories for r in t.refinements),
         "seeded": sum(t.attempt.provenance.source == "seeded" for t in trajectories),
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from launch.canonical_refinements import SOURCE, canonical_refinements
 from launch.console import log, task
 from launch.endpoint import Endpoint
 from launch.fleet import Fleet
@@ -23,7 +24,7 @@ from ledex_ray.config import Recipe, SamplingConfig
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
 from ledex_ray.prompts import PROMPT_VERSION, refine_prompt, solve_prompt
-from ledex_ray.records import Attempt, Instruction, Refinement, Status, Trajectory
+from ledex_ray.records import SAMPLED, Attempt, Instruction, Refinement, Status, Trajectory
 
 STAGE = "synthesis"
 
@@ -34,6 +35,8 @@ def synthesize(run: RunDirectory, fleet: Fleet) -> None:
     attempts = _solve(run, fleet, problems)
     wrong = pick_wrong(attempts, recipe.synthesis.max_wrong_per_problem)
     refinements = _refine(run, fleet, problems, wrong)
+    if recipe.synthesis.canonical_refinements:
+        _refine_canonically(run, fleet, problems, wrong)
     if recipe.synthesis.seeded_bugs:
         _seed_bugs(run, fleet, problems)
     summary = summarize(attempts, wrong, refinements, load_trajectories(run))
@@ -206,7 +209,7 @@ def _refine(
 ) -> list[Refinement]:
     recipe = run.recipe
     parts = Parts(run.root / STAGE / "refine", Refinement)
-    done = {r.attempt_id for r in parts.read()}
+    done = {r.attempt_id for r in parts.read() if r.provenance.source in SAMPLED}
     left = [(a, shown_feedback(recipe, a)) for a in wrong if a.id not in done]
     if recipe.synthesis.endpoint is not None:
         endpoint = Endpoint(recipe.synthesis.teacher or "", recipe.synthesis.endpoint)
@@ -235,7 +238,7 @@ def _refine(
             sampled = sample_and_judge(items, problems, fleet, engines)
             rows = ([to_refinement(j, i, model, source) for i in range(len(j.completions))] for j in sampled)
             _keep(parts, rows, len(items))
-    return [r for r in parts.read() if r.provenance.source != "seeded"]
+    return [r for r in parts.read() if r.provenance.source in SAMPLED]
 
 
 def _keep(parts: Parts[Refinement], judged: Iterable[list[Refinement]], count: int) -> None:
@@ -246,6 +249,15 @@ def _keep(parts: Parts[Refinement], judged: Iterable[list[Refinement]], count: i
             writer.add(rows)
             passed, total = passed + sum(r.verdict.passed for r in rows), total + len(rows)
             bar.advance(note=f"{passed}/{total} refinements pass")
+
+
+def _refine_canonically(
+    run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem], wrong: Sequence[Attempt]
+) -> None:
+    parts = Parts(run.root / STAGE / "refine", Refinement)
+    done = {r.attempt_id for r in parts.read() if r.provenance.source == SOURCE}
+    left = [(a, shown_feedback(run.recipe, a)) for a in wrong if a.id not in done]
+    parts.append(canonical_refinements(problems, left, fleet.sandbox.client()))
 
 
 def _seed_bugs(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem]) -> None:

@@ -137,6 +137,9 @@ class SynthesisConfig(Section):
     )
     max_wrong_per_problem: int = Field(20, ge=1)
     seeded_bugs: int = Field(0, ge=0, description="One-edit mutants of canonical solutions a training problem.")
+    canonical_refinements: bool = Field(
+        False, description="The canonical solution as a refinement of each wrong one, with an explanation made of both."
+    )
     seed: int = 0
 
     @model_validator(mode="after")

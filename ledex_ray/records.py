@@ -93,6 +93,9 @@ class Instruction(StrEnum):
     EXPLAIN = "explain"
 
 
+SAMPLED = ("model", "teacher")  # sources whose texts a model wrote, under one of our prompts
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Where a text came from; enough to make it again."""

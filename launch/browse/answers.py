@@ -17,7 +17,7 @@ from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
 from ledex_ray.prompts import PROMPT_VERSION, Prompt, parse_answer, refine_prompt, show_test, solve_prompt
 from ledex_ray.readers import load_problems
-from ledex_ray.records import Instruction
+from ledex_ray.records import SAMPLED, Instruction
 
 MOST_CHARACTERS, MOST_LINES = 20_000, 400
 MOST_TESTS = 200
@@ -104,7 +104,7 @@ class Reader:
         shots, problem = self.recipe.synthesis.shots, self.problems.get(light["problem"])
         feedback = self._feedback(wrong["verdict"]) if wrong else ""
         prompt: Prompt | None = None
-        if problem and made["source"] != "seeded":
+        if problem and made["source"] in SAMPLED:
             asked = INSTRUCTIONS.get(light["mode"])
             if asked is None:
                 prompt = solve_prompt(problem, shots)
