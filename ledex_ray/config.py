@@ -50,7 +50,7 @@ class ProblemsConfig(Section):
     limit: int | None = Field(None, ge=1, description="Use only the first N problems of each set.")
     feedback: Literal["all", "public"] = Field("public", description="Tests whose results a prompt may show.")
     allow_contaminated: bool = Field(
-        False, description="Measure held-out problems that are trained on too, under a name that says so."
+        False, description="Measure held-out problems that are trained or validated on too, under a name that says so."
     )
 
     @property

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from launch.evaluate import write_contamination
 from launch.evaluator import another_feedback, feedback_kinds
 from launch.measures import measure
 from launch.problem_sets import CONTAMINATED, heldout_problems
+from launch.rundir import RunDirectory
 from ledex_ray.comparison import Comparison, Evaluation, article_table
 from ledex_ray.config import EvaluationConfig, Recipe, SamplingConfig, recipe_from_tree
 from ledex_ray.errors import BadInput
@@ -137,7 +139,20 @@ def test_the_papers_own_setting_is_taken(data_dir: Path) -> None:
 
 def test_what_is_trained_on_is_refused_or_measured_under_a_name_that_says_so() -> None:
     trained = {"train": "bundled@train", "heldout": ["bundled@train"]}
-    with pytest.raises(BadInput, match=r"which is trained on.*problems\.allow_contaminated=true"):
+    with pytest.raises(BadInput, match=r"which is trained or validated on.*problems\.allow_contaminated=true"):
         heldout_problems(recipe(**trained))
     found = heldout_problems(recipe(**trained, allow_contaminated=True))
     assert {p.benchmark for p in found.values()} == {"bundled" + CONTAMINATED}
+
+
+def test_what_the_best_checkpoint_is_chosen_by_is_refused_as_held_out() -> None:
+    chosen_by = {"train": "bundled@train", "validation": "bundled@validation", "heldout": ["bundled@validation"]}
+    with pytest.raises(BadInput, match="trained or validated on"):
+        heldout_problems(recipe(**chosen_by))
+
+
+def test_the_contamination_check_looks_at_the_validation_set_too(runs_dir: Path) -> None:
+    run = RunDirectory.open(recipe(train="bundled@train", heldout=["bundled@validation"], allow_contaminated=True))
+    held = heldout_problems(run.recipe)
+    assert write_contamination(run, held) == len(held)
+    run.close()
