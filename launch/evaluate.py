@@ -8,10 +8,10 @@ How a model is sampled is in `launch.evaluator`, what is made of the samples in 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
+from launch.bug_set import bug_set_hash
 from launch.evaluator import STAGE, Candidate, Evaluator
 from launch.fleet import Fleet
 from launch.measures import measure
@@ -81,7 +81,7 @@ def evaluate_models(run: RunDirectory, fleet: Fleet, models: Sequence[Candidate]
             "infra": sum(s.status == Status.INFRA for s in samples),
             "too_long": evaluator.too_long,
             "contaminated": seen,
-            "bug_set": hashlib.sha256(repr(read_records(bugs, Bug)).encode()).hexdigest()[:12],
+            "bug_set": bug_set_hash(read_records(bugs, Bug)),
         },
     )
 

@@ -295,6 +295,9 @@ class EvaluationConfig(Section):
         "resample",
     )
     bugs_per_problem: int = Field(4, ge=0, description="Wrong solutions a problem in the fixed bug set; 0: none.")
+    bug_set: str | None = Field(
+        None, description="bugs.parquet of an evaluation whose fixed bugs this one takes; none: its own."
+    )
     bug_refinements: int = Field(1, ge=1, description="Refinements of each fixed bug and mode.")
     bootstrap: int = Field(2000, ge=100)
     seed: int = 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from launch.bug_set import bug_set_hash, named_bugs
 from launch.evaluate import write_contamination
-from launch.evaluator import another_feedback, feedback_kinds
+from launch.evaluator import Candidate, Evaluator, another_feedback, feedback_kinds
 from launch.measures import measure
 from launch.problem_sets import CONTAMINATED, heldout_problems
 from launch.rundir import RunDirectory
@@ -17,6 +20,7 @@ from ledex_ray.errors import BadInput
 from ledex_ray.evaluation import Bug, Sample, error_type, failed_tests
 from ledex_ray.problems import CallTest, Problem
 from ledex_ray.records import Status, TestResult, TestStatus, Verdict
+from ledex_ray.tables import write_records
 from tests.evaluation.sample_run import RIGHT, WRONG, sample
 
 PROBLEMS = {f"p{n}": Problem(id=f"p{n}", text="", tests=(CallTest("()", "1"),), benchmark="own") for n in range(4)}
@@ -99,6 +103,31 @@ def test_random_feedback_is_another_problems_and_always_the_same() -> None:
 def test_refinements_see_the_recipes_feedback_unless_the_evaluation_names_kinds() -> None:
     assert feedback_kinds(recipe_from_tree({"problems": {"feedback": "all"}})) == ("all",)
     assert feedback_kinds(recipe_from_tree({"evaluation": {"feedback": ["all", "public"]}})) == ("all", "public")
+
+
+def test_a_named_bug_set_is_taken_whole_and_for_held_out_problems_alone(runs_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bugs.parquet"
+    bugs = [Bug("b0", "p0", WRONG, "said", "said of all"), Bug("b1", "p1", WRONG, "said")]
+    write_records(path, bugs, Bug)
+    run = RunDirectory.open(recipe_from_tree({"evaluation": {"bug_set": str(path)}}))
+    nothing_is_sampled: Any = SimpleNamespace(renderer=None)
+    evaluator = Evaluator(run, nothing_is_sampled, PROBLEMS)
+    assert evaluator._bug_set(Candidate("other", "prompt", tmp_path, 0, other="x"), []) == bugs
+    path.unlink()
+    assert bug_set_hash(evaluator._bug_set(Candidate("prompt", "prompt", tmp_path, 0), [])) == bug_set_hash(bugs)
+    run.close()
+
+
+def test_a_bug_set_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "bugs.parquet")
+    with pytest.raises(BadInput, match="no such file"):
+        named_bugs(path, PROBLEMS)
+    write_records(path, [], Bug)
+    with pytest.raises(BadInput, match="holds no bug"):
+        named_bugs(path, PROBLEMS)
+    write_records(path, [Bug("b", "another/problem", WRONG, "")], Bug)
+    with pytest.raises(BadInput, match=r"evaluation\.bug_set.*another/problem.*not held out here"):
+        named_bugs(path, PROBLEMS)
 
 
 def test_other_models_have_labels_that_can_name_files() -> None:
