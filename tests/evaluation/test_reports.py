@@ -138,7 +138,8 @@ def test_runs_are_compared_by_problem_and_by_recipe(run: RunDirectory, runs_dir:
     (other,) = finished(runs_dir, "two", 4, reward={"arm": "hardened"})
     out = tmp_path / "arms.html"
     _, rows = compare(["one", str(other.root)], out)
-    assert [row[0] for row in rows] == ["one: prompt", "one: prompt", "two: prompt", "two: prompt"]
+    modes = ["initial", "explain, then revise, first round", "explain, then revise"]
+    assert [row[:2] for row in rows] == [[f"{name}: prompt", mode] for name in ("one", "two") for mode in modes]
     html = out.read_text()
     assert "reward.arm: &#39;paper&#39; -&gt; &#39;hardened&#39;" in html
     # Round 1 repairs 2 of 6 problems in the first run and 4 in the other.

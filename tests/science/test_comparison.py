@@ -141,10 +141,36 @@ def test_metrics_and_k_belong_together() -> None:
 def test_table_has_models_and_modes_down_and_attempts_across() -> None:
     header, rows = article_table(evaluation().to_json())
     assert header == ["model", "mode", "mbpp pass@1", "mbpp repair, own bugs", "mbpp repair, fixed bugs"]
-    assert [row[:2] for row in rows] == [["prompt", "initial"], ["sft", "direct revision"]]
-    assert rows[1][2].startswith("100.0 [")  # the last round
+    assert [row[:2] for row in rows] == [
+        ["prompt", "initial"],
+        ["sft", "direct revision, first round"],
+        ["sft", "direct revision"],
+    ]
     assert rows[0][3] == ""
     assert all(len(row) == len(header) for row in rows)
+
+
+def test_the_first_of_several_rounds_stands_beside_fresh_samples_at_the_cost_of_one() -> None:
+    explain = dataclasses.replace(BASE, mode="explain", round=1, bugs="own")
+    resample = dataclasses.replace(explain, mode="resample")
+    results = [measured(key, "mbpp", "pass_at_k", A, k=1) for key in (explain, resample)]
+    results.append(measured(dataclasses.replace(explain, round=2), "mbpp", "pass_at_k", B, k=1))
+    results.append(measured(dataclasses.replace(explain, bugs="fixed"), "mbpp", "repair_rate", A))
+    _, rows = article_table(Evaluation(tuple(results), ()).to_json())
+    first, last, fresh = rows
+    assert [row[1].partition(",")[2] for row in rows] == [
+        " then revise, first round",
+        " then revise",
+        " cost of one refinement",
+    ]
+    assert first[2] == fresh[2] != last[2]
+    assert first[3] and not last[3]  # the fixed bugs are refined once
+
+
+def test_one_round_needs_no_row_of_its_own() -> None:
+    once = measured(dataclasses.replace(BASE, mode="explain", round=1, bugs="own"), "mbpp", "pass_at_k", A, k=1)
+    _, rows = article_table(Evaluation((once,), ()).to_json())
+    assert [row[1] for row in rows] == ["explain, then revise"]
 
 
 def test_table_of_nothing_is_empty() -> None:
