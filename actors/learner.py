@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+RELEASE_SECONDS = 10.0
+
 
 class _RankActor:
     """A rank's process. torch is imported here, after the environment is set, and never in the driver."""
@@ -163,7 +165,12 @@ class LearnerGroup:
         return self._call("pid")
 
     def shutdown(self) -> None:
-        """Ends every rank."""
+        """Ends every rank; the one that sends weights first removes those that lie in shared memory."""
+        if self._ranks:
+            ray.wait([self._ranks[0].call.remote("release")], timeout=RELEASE_SECONDS)
+        self._end()
+
+    def _end(self) -> None:
         for rank in self._ranks:
             ray.kill(rank)
         self._ranks = []
@@ -200,7 +207,7 @@ class LearnerGroup:
         bundles = [{"GPU": self.learner.gpus}] * self.learner.ranks
         self._placement = placement_group(bundles, strategy=self.learner.placement)
         if not self._placement.wait(self.learner.ready_seconds):
-            self.shutdown()
+            self._end()
             raise GangLost(f"no place for {self.learner.ranks} ranks of {self.learner.gpus} GPUs")
         return base | {"scheduling_strategy": PlacementGroupSchedulingStrategy(self._placement)}
 
@@ -232,9 +239,9 @@ class LearnerGroup:
                     raise GangLost(f"{method}: {len(pending)} ranks silent for {deadline_seconds:.0f} s")
                 ray.get(done)
         except (GangLost, ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
-            self.shutdown()
+            self._end()
             raise GangLost(f"{method}: {' '.join(str(error).split())[:300]}") from error
         except ray.exceptions.RayTaskError as error:
-            self.shutdown()  # its peers now wait in a collective that will not come
+            self._end()  # its peers now wait in a collective that will not come
             raise error.as_instanceof_cause() from error
         return ray.get(calls)

@@ -216,6 +216,16 @@ def test_the_exported_model_is_the_policy(
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+def test_a_gang_that_ends_leaves_no_weights_in_shared_memory(tiny_llama: Path, ray_session: None) -> None:
+    learner = group(tiny_llama)
+    try:
+        folder = Path(learner.send_weights([], 1, "shm").path).parent
+        assert list(folder.rglob("model.safetensors"))
+    finally:
+        learner.shutdown()
+    assert not folder.exists()
+
+
 def test_an_example_without_loss_is_refused() -> None:
     with pytest.raises(ValueError, match="no token carries loss"):
         SupervisedExample("e", np.zeros(3, dtype=np.int32), np.zeros(3, dtype=bool))
