@@ -118,6 +118,7 @@ class Evaluator:
         if not model.other:
             yield
             return
+        self.fleet.end_engines()  # the recipe's place is for one set of them
         with self.fleet.teacher(model.other) as (engines, renderer):
             self.engines, self.renderer = engines, renderer
             try:
