@@ -28,7 +28,6 @@ from actors.precision import openmp_environment, resolve_precision
 from actors.usage import Busy
 from ledex_ray.config import LearnerConfig, ModelConfig, OptimizerConfig, PPOConfig
 from ledex_ray.episodes import Episode, SupervisedExample
-from ledex_ray.errors import BadInput
 
 if TYPE_CHECKING:
     from actors.weights import TransferReceipt
@@ -70,10 +69,8 @@ class LearnerGroup:
         """Starts the gang and waits until every rank is ready.
 
         With `ppo`: a value head (algorithm ppo), and unless kl_coef is 0 a frozen reference, `reference_path` or else
-        the model as it is now. `total_steps` is the length of the learning-rate schedule. Raises BadInput, GangLost.
+        the model as it is now. `total_steps` is the length of the learning-rate schedule. Raises GangLost.
         """
-        if separated and ppo is not None and ppo.algorithm in ("grpo", "rloo"):
-            raise BadInput("reward.separated", "needs a return by token", given=ppo.algorithm, expected="ppo")
         self.learner = learner
         self.precision = resolve_precision(model.dtype, learner.gpus)
         self._spec = {

@@ -346,6 +346,11 @@ class Recipe(Section):
     def _separated_at_one_place(self) -> Recipe:
         if self.reward.separated and self.ppo.turns > 1:
             raise ValueError("reward.separated parts an episode at the end of its explanation: ppo.turns must be 1")
+        if self.reward.separated and self.ppo.algorithm in ("grpo", "rloo"):
+            raise ValueError(
+                f"reward.separated needs a return by token: ppo.algorithm must be ppo or reinforce++, "
+                f"not {self.ppo.algorithm}"
+            )
         return self
 
 
