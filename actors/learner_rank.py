@@ -222,7 +222,8 @@ class LearnerRank:
             if self.rank == 0:
                 weights[name] = tensor.detach().cpu().clone()
         if self.rank == 0:
-            write_model(self.lm, weights, Path(self.spec.model_path), Path(directory))
+            trusted = self.spec.model.trust_remote_code
+            write_model(self.lm, weights, Path(self.spec.model_path), Path(directory), trust_remote_code=trusted)
         dist.barrier()
 
     # Checkpoints
