@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launch.compare import Run, compare, differences
-from launch.costs import costs
+from launch.costs import costs, stage_gpus
 from launch.figures_answers import bins_of, flow_of, read_episodes, rounds_curve
 from launch.measures import every_figure, measure
 from launch.report import report
@@ -108,6 +108,11 @@ def test_costs_count_each_prompt_once_and_each_answer_once(runs_dir: Path) -> No
     assert found["synthesize"].read == 10 + 2 * 30  # one problem, two wrong solutions
     assert found["ppo"].trained == 300 and found["ppo"].seconds == 3600 and found["ppo"].gpu_hours == 6.0
     assert found["evaluate"].gpu_hours == pytest.approx(2 * 30 / 3600)
+
+
+def test_every_worker_of_an_engine_holds_its_gpus() -> None:
+    recipe = recipe_from_tree({"rollout": {"gpus": 1, "actors": 2, "tensor_parallel": 4}, "learner": {"gpus": 1}})
+    assert [stage_gpus(recipe, stage) for stage in ("evaluate", "sft", "ppo")] == [8, 1, 9]
 
 
 def test_the_papers_figures_stand_beside_its_own_backbones_alone() -> None:
