@@ -185,7 +185,7 @@ def seeded_difference(
         return pass_at_k_of_counts(counts, k)
 
     order = list(a[0])
-    values_a, values_b = (seed_values([{p: t[p] for p in order} for t in side], metric) for side in (a, b))
+    values_a, values_b = (seed_values([{p: t[p] for p in order} for t in side], metric, seed=seed) for side in (a, b))
     low, high = hierarchical_interval(values_b - values_a, seed=seed, resamples=resamples)
     value = mean_pass_at_k(pooled(b), k) - mean_pass_at_k(pooled(a), k)
     by_seed = tuple(mean_pass_at_k(y, k) - mean_pass_at_k(x, k) for x, y in zip(a, b, strict=True))

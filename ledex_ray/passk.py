@@ -19,6 +19,7 @@ Tally = Mapping[str, tuple[int, int]]
 Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+MOST_DRAWS = 4096  # of seeds
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def hierarchical_estimate(
     `tallies` has one entry a seed, over the same problems; `metric` maps (n, c) pairs [..., 2] to values. ValueError
     where the problems differ.
     """
-    values = seed_values(tallies, metric)
+    values = seed_values(tallies, metric, seed=seed)
     point = metric(np.array(list(pooled(tallies).values())))
     low, high = hierarchical_interval(values, seed=seed, resamples=resamples)
     value = float(point.mean())
@@ -147,14 +148,20 @@ def hierarchical_estimate(
     return Estimate(value, min(low, value), max(high, value), len(values), n_samples)
 
 
-def seed_values(tallies: Sequence[Tally], metric: Callable[[NDArray[np.int64]], Floats]) -> Floats:
-    """[problems, draws]: the metric under every way to draw the seeds with replacement (27 ways for 3 seeds)."""
+def seed_values(tallies: Sequence[Tally], metric: Callable[[NDArray[np.int64]], Floats], *, seed: int) -> Floats:
+    """[problems, draws]: the metric under every way to draw the seeds with replacement (27 ways for 3 seeds).
+
+    Beyond MOST_DRAWS ways (6 seeds) so many of them at random, the same for equal `seed` and number of tallies.
+    """
     problems = list(tallies[0])
     if any(set(tally) != set(problems) for tally in tallies):
         raise ValueError("seeds were not evaluated on the same problems")
     counts = np.array([[tally[p] for tally in tallies] for p in problems])  # [problems, seeds, 2]
-    seeds = range(len(tallies))
-    draws = np.array(list(itertools.islice(itertools.product(seeds, repeat=len(tallies)), 4096)))
+    n = len(tallies)
+    if n**n <= MOST_DRAWS:
+        draws = np.array(list(itertools.product(range(n), repeat=n)))
+    else:
+        draws = np.random.default_rng(seed).integers(n, size=(MOST_DRAWS, n))
     return metric(counts[:, draws].sum(axis=2))
 
 

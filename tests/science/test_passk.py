@@ -111,8 +111,15 @@ def test_pooling_adds_problem_by_problem() -> None:
 
 
 def test_seed_draws_are_every_way_to_draw_with_replacement() -> None:
-    values = seed_values([{"a": (2, 0)}, {"a": (2, 2)}], lambda c: pass_at_k_of_counts(c, 1))
+    values = seed_values([{"a": (2, 0)}, {"a": (2, 2)}], lambda c: pass_at_k_of_counts(c, 1), seed=0)
     assert sorted(values[0]) == [0.0, 0.5, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("right", range(6))
+def test_of_many_seeds_none_is_favoured(right: int) -> None:
+    tallies = [{"a": (1, int(number == right))} for number in range(6)]
+    values = seed_values(tallies, lambda c: pass_at_k_of_counts(c, 1), seed=0)
+    assert values.mean() == pytest.approx(1 / 6, abs=0.01)  # four deviations of a mean of 4,096 draws
 
 
 def test_seeds_that_disagree_widen_the_interval() -> None:
