@@ -303,9 +303,11 @@ class EvaluationConfig(Section):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _k_within_n(self) -> EvaluationConfig:
+    def _what_is_asked_can_be_measured(self) -> EvaluationConfig:
         if max(self.k) > self.sampling.n:
             raise ValueError(f"k={max(self.k)} needs at least as many samples, but sampling.n={self.sampling.n}")
+        if "resample" in self.modes and "explain" not in self.modes:
+            raise ValueError("evaluation.modes: resample spends what explain's refinements cost, so it needs explain")
         return self
 
 
