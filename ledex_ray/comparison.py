@@ -7,7 +7,7 @@ same problems, and it is the problems that are resampled.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,9 +29,7 @@ from ledex_ray.passk import (
     rate_estimate,
     ratio,
     seed_values,
-    tally_of,
 )
-from ledex_ray.records import Refinement
 
 SCHEMA = 1
 Stage = Literal["prompt", "sft", "sft+rl"]
@@ -190,33 +188,6 @@ def seeded_difference(
     value = mean_pass_at_k(pooled(b), k) - mean_pass_at_k(pooled(a), k)
     by_seed = tuple(mean_pass_at_k(y, k) - mean_pass_at_k(x, k) for x, y in zip(a, b, strict=True))
     return SeededDifference(Estimate(value, min(low, value), max(high, value), len(order)), by_seed)
-
-
-def repair_tally(refinements: Iterable[Refinement]) -> dict[str, tuple[int, int]]:
-    """Refinements asked for and passed, by problem: what the repair rate is made of."""
-    return tally_of((r.problem_id, r.verdict.passed) for r in refinements)
-
-
-def copy_tally(refinements: Iterable[Refinement]) -> dict[str, tuple[int, int]]:
-    """Refinements asked for and equal to the wrong code by AST, by problem: the tally of the copy rate."""
-    return tally_of((r.problem_id, r.copied) for r in refinements)
-
-
-def repair_rate(refinements: Iterable[Refinement]) -> float:
-    """Refinements that pass all tests / refinements asked for; ValueError without any."""
-    return _rate(repair_tally(refinements))
-
-
-def copy_rate(refinements: Iterable[Refinement]) -> float:
-    """Refinements equal to the wrong code by AST / refinements asked for; ValueError without any."""
-    return _rate(copy_tally(refinements))
-
-
-def _rate(tally: Tally) -> float:
-    asked = sum(n for n, _ in tally.values())
-    if not asked:
-        raise ValueError("a rate of no refinement")
-    return sum(c for _, c in tally.values()) / asked
 
 
 STAGES = ("prompt", "sft", "sft+rl")

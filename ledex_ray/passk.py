@@ -132,22 +132,6 @@ def pooled(tallies: Sequence[Tally]) -> dict[str, tuple[int, int]]:
     return {p: (sum(t[p][0] for t in tallies if p in t), sum(t[p][1] for t in tallies if p in t)) for p in problems}
 
 
-def hierarchical_estimate(
-    tallies: Sequence[Tally], metric: Callable[[NDArray[np.int64]], Floats], *, seed: int, resamples: int = RESAMPLES
-) -> Estimate:
-    """A mean over problems of pooled samples, with an interval that resamples problems, and in each its seeds.
-
-    `tallies` has one entry a seed, over the same problems; `metric` maps (n, c) pairs [..., 2] to values. ValueError
-    where the problems differ.
-    """
-    values = seed_values(tallies, metric, seed=seed)
-    point = metric(np.array(list(pooled(tallies).values())))
-    low, high = hierarchical_interval(values, seed=seed, resamples=resamples)
-    value = float(point.mean())
-    n_samples = sum(n for tally in tallies for n, _ in tally.values())
-    return Estimate(value, min(low, value), max(high, value), len(values), n_samples)
-
-
 def seed_values(tallies: Sequence[Tally], metric: Callable[[NDArray[np.int64]], Floats], *, seed: int) -> Floats:
     """[problems, draws]: the metric under every way to draw the seeds with replacement (27 ways for 3 seeds).
 
@@ -178,6 +162,6 @@ def hierarchical_interval(values: Floats, *, seed: int, resamples: int = RESAMPL
 
 
 def pass_at_k_of_counts(counts: NDArray[np.int64], k: int) -> Floats:
-    """pass@k of every (n, c) pair in [..., 2]; what `hierarchical_estimate` takes for it."""
+    """pass@k of every (n, c) pair in [..., 2]; what `seed_values` takes for it."""
     flat = [pass_at_k(int(n), int(c), k) for n, c in counts.reshape(-1, 2)]
     return np.array(flat).reshape(counts.shape[:-1])

@@ -15,13 +15,10 @@ from ledex_ray.comparison import (
     Result,
     article_table,
     compared,
-    copy_rate,
     measured,
     paired_difference,
-    repair_rate,
     seeded_difference,
 )
-from ledex_ray.records import Instruction, Provenance, Refinement, Status, Verdict
 
 A = {f"p{i}": (10, i % 7) for i in range(40)}
 B = {f"p{i}": (10, i % 7 + 2 + i % 2) for i in range(40)}
@@ -29,23 +26,6 @@ BASE = Key("prompt", "smollm2", "prompt", "initial", 0, None, "public", 0.8, 0)
 KEY_FIELDS = {"label", "model", "stage", "mode", "round", "bugs", "feedback", "temperature", "seed"}
 RESULT_FIELDS = KEY_FIELDS | {"benchmark", "metric", "k", "value", "low", "high", "n_problems", "n_samples", "tokens"}
 COMPARISON_FIELDS = {"benchmark", "metric", "k", "a", "b", "difference", "low", "high", "n_problems"}
-
-
-def refinement(problem: str, passed: bool, copied: bool = False) -> Refinement:
-    verdict = Verdict(Status.PASSED if passed else Status.FAILED)
-    return Refinement(
-        f"{problem}#0/direct0",
-        f"{problem}#0",
-        problem,
-        0,
-        Instruction.DIRECT,
-        "",
-        "",
-        "",
-        verdict,
-        Provenance("model"),
-        copied,
-    )
 
 
 def test_difference_is_b_minus_a_and_excludes_zero_where_every_problem_gains() -> None:
@@ -92,14 +72,6 @@ def test_seeds_must_point_the_same_way() -> None:
     assert same.same_sign and same.pooled.low > 0 and same.by_seed == pytest.approx((0.25, 0.25))
     mixed = seeded_difference([A, B], [B, A], 1, seed=0)
     assert not mixed.same_sign and mixed.pooled.value == pytest.approx(0)
-
-
-def test_repair_and_copy_rates_count_all_refinements_asked_for() -> None:
-    asked = [refinement("a", True), refinement("a", False, copied=True), refinement("b", False), refinement("b", False)]
-    assert repair_rate(asked) == 0.25
-    assert copy_rate(asked) == 0.25
-    with pytest.raises(ValueError, match="no refinement"):
-        repair_rate([])
 
 
 def evaluation() -> Evaluation:
