@@ -28,12 +28,13 @@ from actors.precision import openmp_environment, resolve_precision
 from actors.usage import Busy
 from ledex_ray.config import LearnerConfig, ModelConfig, OptimizerConfig, PPOConfig
 from ledex_ray.episodes import Episode, SupervisedExample
-from ledex_ray.errors import BadInput
 
 if TYPE_CHECKING:
     from actors.weights import TransferReceipt
 
 log = logging.getLogger(__name__)
+
+RELEASE_SECONDS = 10.0
 
 
 class _RankActor:
@@ -68,10 +69,8 @@ class LearnerGroup:
         """Starts the gang and waits until every rank is ready.
 
         With `ppo`: a value head (algorithm ppo), and unless kl_coef is 0 a frozen reference, `reference_path` or else
-        the model as it is now. `total_steps` is the length of the learning-rate schedule. Raises BadInput, GangLost.
+        the model as it is now. `total_steps` is the length of the learning-rate schedule. Raises GangLost.
         """
-        if separated and ppo is not None and ppo.algorithm in ("grpo", "rloo"):
-            raise BadInput("reward.separated", "needs a return by token", given=ppo.algorithm, expected="ppo")
         self.learner = learner
         self.precision = resolve_precision(model.dtype, learner.gpus)
         self._spec = {
@@ -163,7 +162,12 @@ class LearnerGroup:
         return self._call("pid")
 
     def shutdown(self) -> None:
-        """Ends every rank."""
+        """Ends every rank; the one that sends weights first removes those that lie in shared memory."""
+        if self._ranks:
+            ray.wait([self._ranks[0].call.remote("release")], timeout=RELEASE_SECONDS)
+        self._end()
+
+    def _end(self) -> None:
         for rank in self._ranks:
             ray.kill(rank)
         self._ranks = []
@@ -200,7 +204,7 @@ class LearnerGroup:
         bundles = [{"GPU": self.learner.gpus}] * self.learner.ranks
         self._placement = placement_group(bundles, strategy=self.learner.placement)
         if not self._placement.wait(self.learner.ready_seconds):
-            self.shutdown()
+            self._end()
             raise GangLost(f"no place for {self.learner.ranks} ranks of {self.learner.gpus} GPUs")
         return base | {"scheduling_strategy": PlacementGroupSchedulingStrategy(self._placement)}
 
@@ -232,9 +236,9 @@ class LearnerGroup:
                     raise GangLost(f"{method}: {len(pending)} ranks silent for {deadline_seconds:.0f} s")
                 ray.get(done)
         except (GangLost, ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
-            self.shutdown()
+            self._end()
             raise GangLost(f"{method}: {' '.join(str(error).split())[:300]}") from error
         except ray.exceptions.RayTaskError as error:
-            self.shutdown()  # its peers now wait in a collective that will not come
+            self._end()  # its peers now wait in a collective that will not come
             raise error.as_instanceof_cause() from error
         return ray.get(calls)

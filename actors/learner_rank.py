@@ -35,6 +35,7 @@ from actors.learner_weights import GatheredWeights, write_model
 from actors.micro_batches import MicroBatch, Packer, Sequences
 from actors.ppo_update import PPOUpdate, Reference
 from actors.sharded_model import ShardedModel, all_sum, freeze, join_group
+from actors.weight_file import SharedFolder
 from actors.weights import TransferReceipt, send_weights
 from ledex_ray.config import LearnerConfig, ModelConfig, OptimizerConfig, PPOConfig
 from ledex_ray.episodes import Episode, SupervisedExample
@@ -210,6 +211,10 @@ class LearnerRank:
             self.ppo.weights_version = version
         return receipt
 
+    def release(self) -> None:
+        """Gives back what would outlast this process: its end is a kill, which runs nothing."""
+        SharedFolder.remove()
+
     def export_model(self, directory: str) -> None:
         """A plain Hugging Face directory, adapters merged, written beside it and renamed in one step (rank 0)."""
         weights = {}
@@ -217,7 +222,8 @@ class LearnerRank:
             if self.rank == 0:
                 weights[name] = tensor.detach().cpu().clone()
         if self.rank == 0:
-            write_model(self.lm, weights, Path(self.spec.model_path), Path(directory))
+            trusted = self.spec.model.trust_remote_code
+            write_model(self.lm, weights, Path(self.spec.model_path), Path(directory), trust_remote_code=trusted)
         dist.barrier()
 
     # Checkpoints

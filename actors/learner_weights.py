@@ -36,16 +36,21 @@ class GatheredWeights:
                 yield view.name, view.merged()
 
 
-def write_model(lm: Any, weights: dict[str, Tensor], source: Path, directory: Path) -> None:
-    """A directory that transformers and vLLM load, tokenizer included, written beside `directory` and renamed."""
+def write_model(
+    lm: Any, weights: dict[str, Tensor], source: Path, directory: Path, *, trust_remote_code: bool = False
+) -> None:
+    """A directory that transformers and vLLM load, tokenizer included, written beside `directory` and renamed.
+
+    What `source` has code of its own for (`trust_remote_code`) takes that code along.
+    """
     from transformers import AutoConfig, AutoTokenizer
 
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{directory.name.lstrip('.')}.", dir=directory.parent))
     partial.chmod(0o755)
     lm.save_pretrained(partial, state_dict=weights)
-    config = AutoConfig.from_pretrained(source)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     config.dtype = next(iter(weights.values())).dtype
     config.save_pretrained(partial)
-    AutoTokenizer.from_pretrained(source).save_pretrained(partial)
+    AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code).save_pretrained(partial)
     put_in_place(partial, directory)

@@ -219,13 +219,6 @@ class Pool(Generic[T]):
         dropped, self._dropped = self._dropped, []
         return dropped
 
-    def give_up(self, reason: str) -> None:
-        """Drops everything that is queued: no member will come back for it."""
-        for item_id in self._queue:
-            entry = self._entries.pop(item_id)
-            self._dropped.append(Dropped(item_id, (*entry.strikes, reason)))
-        self._queue.clear()
-
     def leases(self) -> tuple[Lease[T], ...]:
         """Every lease in hand."""
         return tuple(self._leases.values())

@@ -218,15 +218,6 @@ class RolloutGroup:
                 found[calls[call]] = result
         return found
 
-    def sleep(self) -> None:
-        """Frees the engines' GPU memory for a colocated learner, weights included."""
-        ray.get([engine.sleep.remote() for engine in self.engines], timeout=self.config.deadline_seconds)
-
-    def wake_up(self, tags: Sequence[str]) -> None:
-        """Takes GPU memory back: ("weights",) before an update, ("kv_cache",) after it."""
-        calls = [engine.wake_up.remote(list(tags)) for engine in self.engines]
-        ray.get(calls, timeout=self.config.deadline_seconds)
-
     def engine(self, name: str) -> Any:
         """The handle of the engine so named."""
         return self._engines[name]
@@ -314,7 +305,7 @@ def resolve_transfer(config: RolloutConfig) -> str:
     if config.weight_transfer != "auto":
         return config.weight_transfer
     if config.gpus:
-        return "ipc" if config.gpus < 1 else "nccl"  # a share of a GPU: the learner has the rest
+        return "ipc" if config.gpus < 1 else "nccl"  # a share: the learner has the rest of that GPU
     return "shm" if sum(node["Alive"] for node in ray.nodes()) == 1 else "gloo"
 
 

@@ -186,14 +186,6 @@ class RolloutActor:
         """Leaves the sender's group."""
         await self._guard(self._llm.shutdown_weight_transfer_engine())
 
-    async def sleep(self, level: int = 2) -> None:
-        """Frees the GPU for a colocated learner; on CPU the engine only warns."""
-        await self._guard(self._llm.sleep(level=level))
-
-    async def wake_up(self, tags: list[str] | None = None) -> None:
-        """Takes the GPU back: ["weights"] before an update, ["kv_cache"] after it."""
-        await self._guard(self._llm.wake_up(tags))
-
     async def rpc(self, method: str, *args: Any) -> list[Any]:
         """The result of a worker-extension method on each worker; for checks and tests."""
         return await self._rpc(method, *args)

@@ -1,9 +1,10 @@
 """What is stuck: says which item, on which actor, since when, shows that process's stack, and ends the process.
 
-An actor calls `arm` once; from then SIGUSR1 makes it write the stacks of all its threads to a file that the watchdog
-reads. A process that is stopped (SIGSTOP) writes none: its state is told instead. Ending means SIGKILL to the process
-and its children: a stopped process, or an engine's child, would outlive a polite request. Ray then starts the actor
-anew. Not covered: deciding that something is stuck (actors/pool.py has the deadlines).
+An actor calls `arm` once; from then SIGUSR1 makes it write the stacks of all its threads to a file, among the logs of
+its Ray session, that the watchdog reads. A process that is stopped (SIGSTOP) writes none: its state is told instead.
+Ending means SIGKILL to the process and its children: a stopped process, or an engine's child, would outlive a polite
+request. Ray then starts the actor anew. Not covered: deciding that something is stuck (actors/pool.py has the
+deadlines).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +24,7 @@ from typing import Any, TextIO
 
 import ray
 import ray._private.state
+import ray._private.worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,8 @@ def end_stuck(handle: Any, actor: str, items: tuple[str, ...], since_seconds: fl
 
 
 def _stack_path(pid: int) -> Path:
-    return Path(tempfile.gettempdir()) / f"ledex-stack-{os.getuid()}-{pid}.txt"
+    # Beside Ray's own logs of the process: a killed one removes nothing, and a session's folder is cleared as one.
+    return Path(ray._private.worker._global_node.get_logs_dir_path()) / f"ledex-stack-{pid}.txt"
 
 
 def _examine_here(pid: int) -> str:

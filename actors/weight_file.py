@@ -125,7 +125,7 @@ def retire_older(folder: Path) -> None:
 
 
 class SharedFolder:
-    """One folder a process, in shared memory where that is large enough, gone when the process ends."""
+    """One folder a process, in shared memory where that is large enough, gone when the process ends or is about to."""
 
     _folder: Path | None = None
 
@@ -141,8 +141,15 @@ class SharedFolder:
                 if not Path(f"/proc/{stale.name.split('-')[2]}").exists():
                     shutil.rmtree(stale, ignore_errors=True)
             cls._folder = Path(tempfile.mkdtemp(prefix=f"ledex-weights-{os.getpid()}-", dir=parent))
-            atexit.register(shutil.rmtree, cls._folder, ignore_errors=True)
+            atexit.register(cls.remove)
         return cls._folder
+
+    @classmethod
+    def remove(cls) -> None:
+        """Removes the folder, if there is one. What engines have mapped stays theirs."""
+        if cls._folder is not None:
+            shutil.rmtree(cls._folder, ignore_errors=True)
+            cls._folder = None
 
 
 def _bytes(meta: ParamLike) -> int:

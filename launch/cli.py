@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -32,6 +32,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+OURS = ("actors", "launch", "ledex_ray", "reward")
 
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a packaged recipe such as quickstart.")
@@ -57,15 +59,8 @@ def read_recipe(name: str, overrides: list[str] | None) -> Recipe:
 
 
 def _run(recipe: Recipe, stage: str | None, fresh: bool) -> None:
-    try:
-        from launch.pipeline import run_recipe
-        from launch.summary import print_summary
-    except ModuleNotFoundError as error:
-        raise BadInput(
-            "ledex",
-            f"this needs {error.name}, which the base package leaves out",
-            expected="`make install`, or ledex-ray[gpu] or ledex-ray[cpu]",
-        ) from error
+    from launch.pipeline import run_recipe
+    from launch.summary import print_summary
 
     root = run_recipe(recipe, stage, fresh)
     print_summary(root)
@@ -180,11 +175,25 @@ def main() -> None:
     try:
         app()
     except BadInput as error:
-        console.print(f"ledex: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(2)
+        _refuse(error)
+    except ModuleNotFoundError as error:  # whichever command met it, at whatever depth
+        if (error.name or "").partition(".")[0] in ("", *OURS):
+            raise
+        _refuse(
+            BadInput(
+                "ledex",
+                f"this needs {error.name}, which the base package leaves out",
+                expected="`make install`, or ledex-ray[gpu] or ledex-ray[cpu]",
+            )
+        )
     except KeyboardInterrupt:
         console.print("ledex: interrupted; the same command resumes", style="yellow")
         sys.exit(130)
+
+
+def _refuse(error: BadInput) -> NoReturn:
+    console.print(f"ledex: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

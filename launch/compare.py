@@ -1,7 +1,8 @@
 """`ledex report A B C`: runs beside each other on one page, with their differences paired by problem.
 
-Every way to ask that two runs share on the same benchmark is compared, the first run as the baseline. What differs
-between the recipes is listed, so that the reader sees what else could be the cause.
+Every way to ask that two runs share on the same benchmark is compared, the first run as the baseline; the fixed bugs
+only where both refined the same ones. What differs between the recipes is listed, so that the reader sees what else
+could be the cause.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Run:
     recipe: Recipe
     results: Mapping[str, Any]  # its evaluation.json; {} where it has none
     measured: Sequence[Measured]
+    bug_set: str = ""  # its hash; "" where the evaluation is not finished
 
 
 def compare(names: Sequence[str], out: Path) -> tuple[list[str], list[list[str]]]:
@@ -52,6 +54,7 @@ def compare(names: Sequence[str], out: Path) -> tuple[list[str], list[list[str]]
             header=table[0],
             rows=table[1],
             differences=[row for run in runs[1:] for row in differences(runs[0], run)],
+            other_bugs=[r.name for r in runs[1:] if runs[0].measured and r.measured and not _same_bugs(runs[0], r)],
             unmeasured=[run.name for run in runs if not run.results],
             differing=[(run.name, differing_keys(_unnamed(runs[0]), _unnamed(run))) for run in runs[1:]],
             costs=[(run.name, cost) for run in runs for cost in costs(run.root, run.recipe)],
@@ -69,6 +72,8 @@ def differences(first: Run, other: Run) -> list[tuple[str, str, str, str, str, b
     for m in other.measured:
         a = known.get(_way(m))
         if a is None or not set(a.tally) & set(m.tally):
+            continue
+        if m.result.key.bugs == "fixed" and not _same_bugs(first, other):
             continue
         config = other.recipe.evaluation
         found = compared(a.result, m.result, a.tally, m.tally, bootstrap_seed=config.seed, resamples=config.bootstrap)
@@ -92,7 +97,13 @@ def _read(name: str) -> Run:
     models = {r["label"]: r["model"] for r in results["results"]}
     benchmarks = {s.problem_id: s.problem_id.partition("/")[0] for s in samples}
     found = every_figure(samples, benchmarks, recipe.evaluation, models, recipe.problems.feedback)
-    return Run(root.name, root, recipe, results, found)
+    finished = folder / "DONE.json"
+    bug_set = json.loads(finished.read_text()).get("bug_set", "") if finished.exists() else ""
+    return Run(root.name, root, recipe, results, found, bug_set)
+
+
+def _same_bugs(a: Run, b: Run) -> bool:
+    return bool(a.bug_set) and a.bug_set == b.bug_set
 
 
 def _results(run: Run) -> Sequence[Mapping[str, Any]]:

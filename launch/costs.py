@@ -61,7 +61,7 @@ def stage_seconds(root: Path) -> dict[str, float]:
 
 def stage_gpus(recipe: Recipe, stage: str) -> float:
     """GPUs that a stage holds under this recipe."""
-    engines = recipe.rollout.gpus * recipe.rollout.actors
+    engines = recipe.rollout.gpus * recipe.rollout.tensor_parallel * recipe.rollout.actors
     learners = recipe.learner.gpus * recipe.learner.ranks
     return {"synthesize": engines, "sft": learners, "ppo": engines + learners, "evaluate": engines}.get(stage, 0.0)
 

@@ -8,14 +8,14 @@ How a model is sampled is in `launch.evaluator`, what is made of the samples in 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
+from launch.bug_set import bug_set_hash
 from launch.evaluator import STAGE, Candidate, Evaluator
 from launch.fleet import Fleet
 from launch.measures import measure
-from launch.problem_sets import heldout_problems, training_problems
+from launch.problem_sets import heldout_problems, training_problems, validation_problems
 from launch.rundir import RunDirectory, write_atomically
 from launch.sample_files import write_sample_files
 from ledex_ray.config import Recipe
@@ -81,14 +81,15 @@ def evaluate_models(run: RunDirectory, fleet: Fleet, models: Sequence[Candidate]
             "infra": sum(s.status == Status.INFRA for s in samples),
             "too_long": evaluator.too_long,
             "contaminated": seen,
-            "bug_set": hashlib.sha256(repr(read_records(bugs, Bug)).encode()).hexdigest()[:12],
+            "bug_set": bug_set_hash(read_records(bugs, Bug)),
         },
     )
 
 
 def write_contamination(run: RunDirectory, problems: Mapping[str, Problem]) -> int:
-    """Writes which held-out problems the training set gives away, and returns how many."""
-    found = overlaps(list(training_problems(run.recipe).values()), list(problems.values()))
+    """Writes which held-out problems the training and validation sets give away, and returns how many."""
+    seen = [*training_problems(run.recipe).values(), *validation_problems(run.recipe).values()]
+    found = overlaps(seen, list(problems.values()))
     rows = [dataclasses.asdict(overlap) for overlap in found]
     write_atomically(run.path(STAGE, "contamination.json"), json.dumps(rows, indent=1))
     return len({overlap.evaluated for overlap in found})

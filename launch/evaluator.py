@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from actors.rollout import RolloutGroup
+from launch.bug_set import named_bugs
 from launch.console import log, task
 from launch.fleet import Fleet
 from launch.jobs import Item, Judged, item_seed, sample_and_judge
@@ -117,6 +118,7 @@ class Evaluator:
         if not model.other:
             yield
             return
+        self.fleet.end_engines()  # the recipe's place is for one set of them
         with self.fleet.teacher(model.other) as (engines, renderer):
             self.engines, self.renderer = engines, renderer
             try:
@@ -168,7 +170,9 @@ class Evaluator:
 
     def _bug_set(self, model: Candidate, initial: Sequence[Sample]) -> list[Bug]:
         """The fixed bug set: distinct wrong solutions of the untrained model, frozen with their feedback."""
-        path = self.run.path(STAGE, "bugs.parquet")
+        path, named = self.run.path(STAGE, "bugs.parquet"), self.config.bug_set
+        if not path.exists() and named is not None:
+            write_records(path, named_bugs(named, self.problems), Bug)
         if not path.exists():
             if model.stage != "prompt" or model.other:
                 raise RuntimeError("the fixed bug set comes from the untrained model, which must be sampled first")

@@ -151,15 +151,9 @@ def _search(
 
 
 def _fleet(model: str, sampling: SamplingConfig) -> Fleet:
-    try:
-        from launch.fleet import Fleet
-    except ModuleNotFoundError as error:
-        raise BadInput(
-            "ledex fix",
-            f"this needs {error.name}, which the base package leaves out",
-            expected="`make install`, or ledex-ray[gpu] or ledex-ray[cpu]",
-        ) from error
     import ray
+
+    from launch.fleet import Fleet
 
     fleet = Fleet(Recipe(run="fix", model=ModelConfig(name=model)))
     longest = min(LONGEST, _context(fleet.model_path))

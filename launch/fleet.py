@@ -79,6 +79,13 @@ class Fleet:
         self._started.append(group)
         return group
 
+    def end_engines(self) -> None:
+        """Ends the engines, whose place is wanted for another model's; they start anew when they are next asked for."""
+        if "rollout" in self.__dict__:
+            self._started.remove(self.rollout)
+            self.rollout.shutdown()
+            del self.rollout
+
     @cached_property
     def sandbox(self) -> SandboxGroup:
         """The sandbox pool."""

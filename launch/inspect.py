@@ -24,18 +24,12 @@ def inspect(
 
     Example: ledex inspect quickstart --follow
     """
+    import uvicorn
+
+    from launch.browse.app import make_app
+
     root, recipe = find_run(run)
     listener = _listener(port)
-    try:
-        import uvicorn
-
-        from launch.browse.app import make_app
-    except ModuleNotFoundError as error:
-        raise BadInput(
-            "ledex inspect",
-            f"needs {error.name}, which the base package leaves out",
-            expected="`make install`, or ledex-ray[train], [gpu] or [cpu]",
-        ) from error
     app = make_app(root, recipe, follow)
     address = f"http://{HOST}:{listener.getsockname()[1]}/"
     console.print(f"{root}: {address}  (Ctrl-C ends it)", highlight=False, markup=False, soft_wrap=True)

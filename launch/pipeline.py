@@ -41,6 +41,7 @@ def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> 
 
 def _check_inputs(recipe: Recipe, stages: list[str]) -> None:
     """Raises BadInput now for what a stage would otherwise find out hours later."""
+    from launch.bug_set import named_bugs
     from launch.endpoint import endpoint_key
     from launch.model_cache import resolve_encoder, resolve_model
     from launch.problem_sets import heldout_problems, training_problems, validation_problems
@@ -52,7 +53,9 @@ def _check_inputs(recipe: Recipe, stages: list[str]) -> None:
         resolve_encoder(recipe.reward.encoder)
         validation_problems(recipe)
     if "evaluate" in stages:
-        heldout_problems(recipe)
+        held_out = heldout_problems(recipe)
+        if recipe.evaluation.bug_set is not None:
+            named_bugs(recipe.evaluation.bug_set, held_out)
         for name in recipe.evaluation.models.values():
             resolve_model(name)
     if "synthesize" in stages and recipe.synthesis.endpoint is not None:

@@ -1,4 +1,7 @@
-"""The problem sets of a recipe, loaded and checked: training never sees a test or held-out problem."""
+"""The problem sets of a recipe, loaded and checked: training never sees a test or held-out problem.
+
+What PPO chooses its best checkpoint by counts as seen, too.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +38,13 @@ def validation_problems(recipe: Recipe) -> dict[str, Problem]:
 def heldout_problems(recipe: Recipe) -> dict[str, Problem]:
     """All held-out sets by id.
 
-    Raises BadInput where one holds a problem that is trained on, unless the recipe allows that: then the whole set goes
-    under a benchmark's name of its own. Texts that a published split shares with another (MBPP's test split repeats
-    some of its training tasks) are no mistake of the recipe: the contamination check counts them.
+    Raises BadInput where one holds a problem that is trained or validated on, unless the recipe allows that: then the
+    whole set goes under a benchmark's name of its own. Texts that a published split shares with another (MBPP's test
+    split repeats some of its training tasks) are no mistake of the recipe: the contamination check counts them.
     """
     trained = [problem for spec in recipe.problems.train_sets for problem in ready_problems(spec)]
-    ids, texts = {(p.benchmark, p.id) for p in trained}, {p.text for p in trained}
+    seen = [*trained, *ready_problems(recipe.problems.validation)]
+    ids, texts = {(p.benchmark, p.id) for p in seen}, {p.text for p in seen}
     held: dict[str, Problem] = {}
     for spec in recipe.problems.heldout:
         problems = _limited(ready_problems(spec), recipe.problems.limit)
@@ -55,7 +59,7 @@ def heldout_problems(recipe: Recipe) -> dict[str, Problem]:
         if known is not None and not recipe.problems.allow_contaminated:
             raise BadInput(
                 "recipe key 'problems.heldout'",
-                f"holds problem {known.id}, which is trained on",
+                f"holds problem {known.id}, which is trained or validated on",
                 given=spec,
                 expected="a set that training does not see, e.g. mbppplus@test, or problems.allow_contaminated=true",
             )

@@ -1,13 +1,12 @@
 """The report of a run: one self-contained HTML file, the same as Markdown, and the plots as PNGs.
 
 Everything shown is computed from the files of the run directory. Text from a model is shown as text, never
-interpreted: Jinja escapes it, control characters are made visible, and it is cut before it is compared.
+interpreted: Jinja escapes it, control characters are made visible, it is cut, and compared in the scorer's child.
 """
 
 from __future__ import annotations
 
 import base64
-import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from ledex_ray.config import dump_recipe, recipe_hash
 from ledex_ray.evaluation import Sample
 from ledex_ray.published import BENCHMARKS, PUBLISHED, backbone_of
 from ledex_ray.tables import read_records
+from reward.scorer import Scorer
 
 STAGE = "report"
 EXAMPLES = 3
@@ -134,10 +134,11 @@ def examples(samples: Sequence[Sample]) -> tuple[list[Example], list[Example]]:
     """(fixed, failed): refinements with explanation by the most trained model, of different problems."""
     stages = [stage for stage in ("sft+rl", "sft", "prompt") if any(s.stage == stage for s in samples)]
     picked: dict[bool, dict[str, Example]] = {True: {}, False: {}}
-    for sample in sorted(samples, key=lambda s: s.id):
-        right = stages and sample.stage == stages[0] and sample.mode == "explain" and sample.explanation and sample.code
-        if right and sample.problem_id not in picked[sample.passed] and len(picked[sample.passed]) < EXAMPLES:
-            picked[sample.passed][sample.problem_id] = _example(sample)
+    with Scorer() as scorer:
+        for sample in sorted(samples, key=lambda s: s.id):
+            fits = sample.stage == stages[0] and sample.mode == "explain" and sample.explanation and sample.code
+            if fits and sample.problem_id not in picked[sample.passed] and len(picked[sample.passed]) < EXAMPLES:
+                picked[sample.passed][sample.problem_id] = _example(sample, scorer)
     return list(picked[True].values()), list(picked[False].values())
 
 
@@ -191,18 +192,19 @@ def repair_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, st
     ]
 
 
-def _example(sample: Sample) -> Example:
+def _example(sample: Sample, scorer: Scorer) -> Example:
     return Example(
         title=sample.problem_id,
         explanation=_cut(sample.explanation),
-        diff=tuple(_diff(_cut(sample.wrong_code), _cut(sample.code))),
+        diff=tuple(marked_lines(scorer.diff(_cut(sample.wrong_code), _cut(sample.code)))),
     )
 
 
-def _diff(before: str, after: str) -> list[tuple[str, str]]:
-    kinds = {"+": "added", "-": "removed"}
-    lines = difflib.ndiff(before.splitlines(), after.splitlines())
-    return [(kinds.get(line[0], "same"), line) for line in lines if not line.startswith("?")]
+def marked_lines(diff: str) -> list[tuple[str, str]]:
+    """The lines of a unified diff with their classes, without the two that name its sides."""
+    lines = diff.rstrip("\n").split("\n")
+    lines = lines[2:] if lines[0].startswith("--- ") else lines
+    return [({"+": "added", "-": "removed"}.get(line[:1], "same"), line) for line in lines]
 
 
 def _cut(text: str) -> str:

@@ -13,7 +13,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,9 +65,9 @@ def submit(
     environment = job_environment(runs, env or ())
     command = entrypoint(recipe, overrides or (), working_dir, fresh)
     client = connect(address)
-    job = None if fresh else _running(client, resolved, environment["LEDEX_RUNS"], address)
+    job = None if fresh else under_way(_jobs_of(client, resolved.run), resolved, environment["LEDEX_RUNS"], address)
     if job is None:
-        job = _start(client, resolved, command, environment, working_dir)
+        job = _start(client, resolved, command, environment, working_dir, fresh)
         console.print(f"submitted {job}: {command}", highlight=False, markup=False, soft_wrap=True)
     else:
         console.print(f"run {resolved.run} is under way as {job}", highlight=False, markup=False)
@@ -171,10 +171,22 @@ def auth_token(environment: Mapping[str, str]) -> str | None:
     return (path.read_text(encoding="utf-8").strip() or None) if path.is_file() else None
 
 
-def _running(client: JobSubmissionClient, recipe: Recipe, runs: str, address: str) -> str | None:
-    """The job that this run is under way in; BadInput where that one has another recipe."""
-    for job in _jobs_of(client, recipe.run):
+def job_metadata(recipe: Recipe, runs: str, fresh: bool) -> dict[str, str]:
+    """What a job is found by again. A fresh one's run gets its number on the cluster: it is nobody's to follow."""
+    return {
+        "ledex_run": recipe.run,
+        "ledex_runs": runs,
+        "ledex_recipe": recipe_hash(recipe),
+        "ledex_fresh": "yes" if fresh else "no",
+    }
+
+
+def under_way(jobs: Iterable[JobDetails], recipe: Recipe, runs: str, address: str) -> str | None:
+    """Which of these jobs the recipe's run is under way in; BadInput where that one has another recipe."""
+    for job in jobs:
         if job.status.is_terminal() or (job.metadata or {}).get("ledex_runs") != runs:
+            continue
+        if (job.metadata or {}).get("ledex_fresh") == "yes":
             continue
         if (job.metadata or {}).get("ledex_recipe") != recipe_hash(recipe):
             raise BadInput(
@@ -191,7 +203,12 @@ def _jobs_of(client: JobSubmissionClient, run: str) -> list[JobDetails]:
 
 
 def _start(
-    client: JobSubmissionClient, recipe: Recipe, command: str, environment: Mapping[str, str], working_dir: Path
+    client: JobSubmissionClient,
+    recipe: Recipe,
+    command: str,
+    environment: Mapping[str, str],
+    working_dir: Path,
+    fresh: bool,
 ) -> str:
     taken = {job.submission_id for job in _jobs_of(client, recipe.run)}
     number = next(n for n in range(1, len(taken) + 2) if f"ledex-{recipe.run}-{n}" not in taken)
@@ -200,17 +217,12 @@ def _start(
         "excludes": list(EXCLUDES),
         "env_vars": dict(environment),
     }
-    metadata = {
-        "ledex_run": recipe.run,
-        "ledex_runs": environment["LEDEX_RUNS"],
-        "ledex_recipe": recipe_hash(recipe),
-    }
     try:
         return client.submit_job(
             entrypoint=command,
             submission_id=f"ledex-{recipe.run}-{number}",
             runtime_env=runtime_env,
-            metadata=metadata,
+            metadata=job_metadata(recipe, environment["LEDEX_RUNS"], fresh),
             entrypoint_num_cpus=0,  # the driver computes nothing: it runs on the head, which offers no CPU
             entrypoint_num_gpus=0,
         )

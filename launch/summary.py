@@ -11,11 +11,7 @@ from rich.table import Table
 from launch.console import console
 from launch.synthesis_summary import TABLE, table_rows
 from ledex_ray.comparison import article_table
-
-NEXT = """Next: open {report} in a browser.
-  ledex quickstart run=longer ppo.iterations=30     more of the same
-  ledex quickstart run=other model=HUB_ID_OR_PATH   another model
-  ledex quickstart run=plain reward.arm=hardened    another reward"""
+from ledex_ray.config import load_recipe
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -30,6 +26,18 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     console.print(table)
 
 
+def what_next(root: Path, report: Path) -> str:
+    """Where the report lies, and commands that vary this very run, as far as its stages have something to vary."""
+    path = root / "recipe.yaml"
+    recipe = load_recipe(path)
+    again = f"  ledex run {path} run={root.name}"
+    lines = [f"Next: open {report} in a browser.", f"{again}-other model=HUB_ID_OR_PATH"]
+    if "ppo" in recipe.stages:
+        arm = "paper" if recipe.reward.arm == "hardened" else "hardened"
+        lines += [f"{again}-longer ppo.iterations={2 * recipe.ppo.iterations}", f"{again}-{arm} reward.arm={arm}"]
+    return "\n".join(lines)
+
+
 def print_summary(root: Path) -> None:
     """Prints the evaluation's table and the report's path, as far as the run has them."""
     synthesis = root / "synthesis" / "DONE.json"
@@ -42,6 +50,6 @@ def print_summary(root: Path) -> None:
         print_table(f"{root.name}: held-out problems, percent with 95 % intervals", header, rows)
     report = root / "report" / "report.html"
     if report.exists():
-        console.print(NEXT.format(report=report), highlight=False, markup=False, soft_wrap=True)
+        console.print(what_next(root, report), highlight=False, markup=False, soft_wrap=True)
     else:
         console.print(f"Run directory: {root}", highlight=False, markup=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from launch.gauges import Gauges
-from launch.rundir import RunDirectory, read_parts, write_part
+from launch.rundir import RunDirectory, write_part
 from launch.wandb_runs import WandbRuns, wandb_mode
 from ledex_ray.episode_store import EpisodeStore
 from ledex_ray.evaluation import Sample
@@ -40,10 +40,6 @@ class Tracker:
                 self._board().add_scalar(f"{stage}/{grouped(name)}", value, step)
             self._board().flush()
         self._gauges.publish(stage, {"step": step, **numbers})
-
-    def history(self, stage: str) -> list[dict[str, Any]]:
-        """Every step logged so far for a stage."""
-        return read_parts(self.run.root / stage / "metrics")
 
     def forget_after(self, stage: str, step: int) -> None:
         """Drops the parts after a step: they belong to work that a resume does again."""

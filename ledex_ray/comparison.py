@@ -7,7 +7,7 @@ same problems, and it is the problems that are resampled.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,9 +29,7 @@ from ledex_ray.passk import (
     rate_estimate,
     ratio,
     seed_values,
-    tally_of,
 )
-from ledex_ray.records import Refinement
 
 SCHEMA = 1
 Stage = Literal["prompt", "sft", "sft+rl"]
@@ -185,38 +183,11 @@ def seeded_difference(
         return pass_at_k_of_counts(counts, k)
 
     order = list(a[0])
-    values_a, values_b = (seed_values([{p: t[p] for p in order} for t in side], metric) for side in (a, b))
+    values_a, values_b = (seed_values([{p: t[p] for p in order} for t in side], metric, seed=seed) for side in (a, b))
     low, high = hierarchical_interval(values_b - values_a, seed=seed, resamples=resamples)
     value = mean_pass_at_k(pooled(b), k) - mean_pass_at_k(pooled(a), k)
     by_seed = tuple(mean_pass_at_k(y, k) - mean_pass_at_k(x, k) for x, y in zip(a, b, strict=True))
     return SeededDifference(Estimate(value, min(low, value), max(high, value), len(order)), by_seed)
-
-
-def repair_tally(refinements: Iterable[Refinement]) -> dict[str, tuple[int, int]]:
-    """Refinements asked for and passed, by problem: what the repair rate is made of."""
-    return tally_of((r.problem_id, r.verdict.passed) for r in refinements)
-
-
-def copy_tally(refinements: Iterable[Refinement]) -> dict[str, tuple[int, int]]:
-    """Refinements asked for and equal to the wrong code by AST, by problem: the tally of the copy rate."""
-    return tally_of((r.problem_id, r.copied) for r in refinements)
-
-
-def repair_rate(refinements: Iterable[Refinement]) -> float:
-    """Refinements that pass all tests / refinements asked for; ValueError without any."""
-    return _rate(repair_tally(refinements))
-
-
-def copy_rate(refinements: Iterable[Refinement]) -> float:
-    """Refinements equal to the wrong code by AST / refinements asked for; ValueError without any."""
-    return _rate(copy_tally(refinements))
-
-
-def _rate(tally: Tally) -> float:
-    asked = sum(n for n, _ in tally.values())
-    if not asked:
-        raise ValueError("a rate of no refinement")
-    return sum(c for _, c in tally.values()) / asked
 
 
 STAGES = ("prompt", "sft", "sft+rl")
@@ -233,23 +204,27 @@ MODES = {
 def article_table(evaluation: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """(header, rows) of the article's table: models x modes down, benchmark x attempts across, percent with interval.
 
-    `evaluation` is the content of an `evaluation.json`. The refining modes show their last round. Beside pass@k stand
-    the repair rates on each model's own bugs and on the fixed set, and the copy rate: pass@k alone can rise without
-    any debugging learned (METHOD.md, section 8). Empty cells were not measured.
+    `evaluation` is the content of an `evaluation.json`. The refining modes show their last round, and where that is not
+    the only one also their first, which fresh samples are to be held against. Beside pass@k stand the repair rates on
+    each model's own bugs and on the fixed set, and the copy rate: pass@k alone can rise without any debugging learned
+    (METHOD.md, section 8). Empty cells were not measured.
     """
     results: Sequence[Mapping[str, Any]] = evaluation["results"]
     last: dict[tuple[Any, ...], int] = {}
     for r in results:
-        place = (_row(r), _column(r))
-        last[place] = max(r["round"], last.get(place, 0))
+        for place in (_row(r), (_row(r), _column(r))):
+            last[place] = max(r["round"], last.get(place, 0))
     cells: dict[tuple[Any, ...], dict[str, str]] = {}
     columns: dict[str, None] = dict.fromkeys(
         c for metric in ("pass_at_k", "repair_rate", "copy_rate") for c in _sorted_columns(results, metric)
     )
     for r in results:
-        if r["round"] == last[_row(r), _column(r)]:
-            text = f"{100 * r['value']:.1f} [{100 * r['low']:.1f}, {100 * r['high']:.1f}]"
-            cells.setdefault(_row(r), {})[_column(r)] = text
+        row, text = _row(r), f"{100 * r['value']:.1f} [{100 * r['low']:.1f}, {100 * r['high']:.1f}]"
+        first = last[row] > 1 and r["round"] == 1
+        if first:
+            cells.setdefault((*row, "first round"), {})[_column(r)] = text
+        if r["round"] == last[row, _column(r)] and not (first and r["bugs"] == "fixed"):  # fixed bugs have one round
+            cells.setdefault((*row, "last round"), {})[_column(r)] = text
     labels = list(dict.fromkeys(r["label"] for r in results))  # in the order in which they were measured
     order = sorted(
         cells,
@@ -259,6 +234,7 @@ def article_table(evaluation: Mapping[str, Any]) -> tuple[list[str], list[list[s
             list(MODES).index(row[2]),
             *map(str, row[3:5]),
             row[5] != "public",
+            row[6],
         ),
     )
     several, kinds = len({row[3:5] for row in cells}) > 1, len({row[5] for row in cells}) > 1
@@ -266,6 +242,7 @@ def article_table(evaluation: Mapping[str, Any]) -> tuple[list[str], list[list[s
     for row in order:
         seed = f" (seed {row[3]}, T={row[4]})" if several else ""
         told = f", feedback of {row[5]} tests" if kinds and row[2] in ("direct", "explain", "random_feedback") else ""
+        told += ", first round" if row[6] == "first round" else ""
         rows.append([row[1] + seed, MODES[row[2]] + told, *(cells[row].get(column, "") for column in columns)])
     return ["model", "mode", *columns], rows
 

@@ -50,7 +50,7 @@ class ProblemsConfig(Section):
     limit: int | None = Field(None, ge=1, description="Use only the first N problems of each set.")
     feedback: Literal["all", "public"] = Field("public", description="Tests whose results a prompt may show.")
     allow_contaminated: bool = Field(
-        False, description="Measure held-out problems that are trained on too, under a name that says so."
+        False, description="Measure held-out problems that are trained or validated on too, under a name that says so."
     )
 
     @property
@@ -298,14 +298,19 @@ class EvaluationConfig(Section):
         "resample",
     )
     bugs_per_problem: int = Field(4, ge=0, description="Wrong solutions a problem in the fixed bug set; 0: none.")
+    bug_set: str | None = Field(
+        None, description="bugs.parquet of an evaluation whose fixed bugs this one takes; none: its own."
+    )
     bug_refinements: int = Field(1, ge=1, description="Refinements of each fixed bug and mode.")
     bootstrap: int = Field(2000, ge=100)
     seed: int = 0
 
     @model_validator(mode="after")
-    def _k_within_n(self) -> EvaluationConfig:
+    def _what_is_asked_can_be_measured(self) -> EvaluationConfig:
         if max(self.k) > self.sampling.n:
             raise ValueError(f"k={max(self.k)} needs at least as many samples, but sampling.n={self.sampling.n}")
+        if "resample" in self.modes and "explain" not in self.modes:
+            raise ValueError("evaluation.modes: resample spends what explain's refinements cost, so it needs explain")
         return self
 
 
@@ -346,6 +351,11 @@ class Recipe(Section):
     def _separated_at_one_place(self) -> Recipe:
         if self.reward.separated and self.ppo.turns > 1:
             raise ValueError("reward.separated parts an episode at the end of its explanation: ppo.turns must be 1")
+        if self.reward.separated and self.ppo.algorithm in ("grpo", "rloo"):
+            raise ValueError(
+                f"reward.separated needs a return by token: ppo.algorithm must be ppo or reinforce++, "
+                f"not {self.ppo.algorithm}"
+            )
         return self
 
 

@@ -56,11 +56,6 @@ class Episode:
         """The scalar that group estimators use: R(r) + R(e)."""
         return float(self.rewards.sum())
 
-    @property
-    def oldest_version(self) -> int:
-        """The oldest weight version among the generated tokens."""
-        return int(self.weight_versions[self.loss_mask].min())
-
 
 @dataclass(frozen=True, eq=False)
 class SupervisedExample:

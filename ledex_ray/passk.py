@@ -19,6 +19,7 @@ Tally = Mapping[str, tuple[int, int]]
 Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+MOST_DRAWS = 4096  # of seeds
 
 
 @dataclass(frozen=True)
@@ -131,30 +132,20 @@ def pooled(tallies: Sequence[Tally]) -> dict[str, tuple[int, int]]:
     return {p: (sum(t[p][0] for t in tallies if p in t), sum(t[p][1] for t in tallies if p in t)) for p in problems}
 
 
-def hierarchical_estimate(
-    tallies: Sequence[Tally], metric: Callable[[NDArray[np.int64]], Floats], *, seed: int, resamples: int = RESAMPLES
-) -> Estimate:
-    """A mean over problems of pooled samples, with an interval that resamples problems, and in each its seeds.
+def seed_values(tallies: Sequence[Tally], metric: Callable[[NDArray[np.int64]], Floats], *, seed: int) -> Floats:
+    """[problems, draws]: the metric under every way to draw the seeds with replacement (27 ways for 3 seeds).
 
-    `tallies` has one entry a seed, over the same problems; `metric` maps (n, c) pairs [..., 2] to values. ValueError
-    where the problems differ.
+    Beyond MOST_DRAWS ways (6 seeds) so many of them at random, the same for equal `seed` and number of tallies.
     """
-    values = seed_values(tallies, metric)
-    point = metric(np.array(list(pooled(tallies).values())))
-    low, high = hierarchical_interval(values, seed=seed, resamples=resamples)
-    value = float(point.mean())
-    n_samples = sum(n for tally in tallies for n, _ in tally.values())
-    return Estimate(value, min(low, value), max(high, value), len(values), n_samples)
-
-
-def seed_values(tallies: Sequence[Tally], metric: Callable[[NDArray[np.int64]], Floats]) -> Floats:
-    """[problems, draws]: the metric under every way to draw the seeds with replacement (27 ways for 3 seeds)."""
     problems = list(tallies[0])
     if any(set(tally) != set(problems) for tally in tallies):
         raise ValueError("seeds were not evaluated on the same problems")
     counts = np.array([[tally[p] for tally in tallies] for p in problems])  # [problems, seeds, 2]
-    seeds = range(len(tallies))
-    draws = np.array(list(itertools.islice(itertools.product(seeds, repeat=len(tallies)), 4096)))
+    n = len(tallies)
+    if n**n <= MOST_DRAWS:
+        draws = np.array(list(itertools.product(range(n), repeat=n)))
+    else:
+        draws = np.random.default_rng(seed).integers(n, size=(MOST_DRAWS, n))
     return metric(counts[:, draws].sum(axis=2))
 
 
@@ -171,6 +162,6 @@ def hierarchical_interval(values: Floats, *, seed: int, resamples: int = RESAMPL
 
 
 def pass_at_k_of_counts(counts: NDArray[np.int64], k: int) -> Floats:
-    """pass@k of every (n, c) pair in [..., 2]; what `hierarchical_estimate` takes for it."""
+    """pass@k of every (n, c) pair in [..., 2]; what `seed_values` takes for it."""
     flat = [pass_at_k(int(n), int(c), k) for n, c in counts.reshape(-1, 2)]
     return np.array(flat).reshape(counts.shape[:-1])

@@ -180,17 +180,6 @@ def place(reward: Reward, length: int, explanation_end: int) -> NDArray[np.float
     return tokens
 
 
-def separate(tokens: NDArray[np.float32], explanation_end: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The two reward sequences of separated returns: (the explanation's, up to its end; the refinement's, after it).
-
-    Both have the full length [L]. Their sum is `tokens`; no return computed on the first sees R(r).
-    """
-    explanation, refinement = np.zeros_like(tokens), tokens.copy()
-    explanation[: explanation_end + 1] = tokens[: explanation_end + 1]
-    refinement[: explanation_end + 1] = 0.0
-    return explanation, refinement
-
-
 def references_for(arm: Arm, canonical: Sequence[str], refinements: Sequence[str], limit: int) -> tuple[str, ...]:
     """R_w: at most `limit` distinct references, canonical solutions first, then correct refinements in their order."""
     texts = list(canonical) if arm.canonical_only else [*canonical, *refinements]

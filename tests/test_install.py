@@ -68,6 +68,28 @@ def test_the_check_above_can_fail() -> None:
     assert "No module named 'torch'" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["plan codellama_7b", "synthesize smoke model=owner/name", "fix a.py --tests t.py --model owner/name"],
+)
+def test_a_command_that_the_base_package_cannot_run_says_what_it_needs(command: str, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def f():\n    return 1\n")
+    (tmp_path / "t.py").write_text("assert f() == 2\n")
+    base = WITHOUT_ENGINES.replace('("torch"', '("huggingface_hub", "torch"').partition("for module in")[0]
+    script = base + "from launch.cli import main; main()"
+    found = subprocess.run(
+        [sys.executable, "-c", script, *command.split()],
+        env=os.environ | {"LEDEX_RUNS": str(tmp_path / "runs")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert found.returncode == 2 and "which the base package leaves out" in found.stderr, found.stderr[-2000:]
+    assert "Traceback" not in found.stderr
+
+
 @pytest.mark.parametrize("package", ["ledex_ray", "reward", "actors"])
 def test_only_launch_imports_rllib(package: str) -> None:
     importers = [

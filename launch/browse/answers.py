@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,12 +13,15 @@ from launch.browse.diff import Row, side_by_side
 from launch.browse.index import RunIndex
 from launch.browse.tokens import Token, answer_tokens, load_tokenizer, prompt_text
 from launch.shown import Shown, shown
+from ledex_ray import prompts
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
-from ledex_ray.prompts import PROMPT_VERSION, Prompt, parse_answer, refine_prompt, show_test, solve_prompt
+from ledex_ray.prompts import PROMPT_VERSION, Prompt, refine_prompt, show_test, solve_prompt
 from ledex_ray.readers import load_problems
 from ledex_ray.records import SAMPLED, Instruction
+from reward.scorer import Scorer
+from reward.terms import TextJob
 
 MOST_CHARACTERS, MOST_LINES = 20_000, 400
 MOST_TESTS = 200
@@ -68,6 +72,7 @@ class Reader:
 
     def __init__(self, index: RunIndex, recipe: Recipe) -> None:
         self.index, self.recipe = index, recipe
+        self._scorer, self._turn = Scorer(), threading.Lock()  # pages are drawn by several threads
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -168,7 +173,7 @@ class Reader:
         """An answer of PPO, token by token."""
         wrong, problem = self._parent(light), self.problems.get(light["problem"])
         entry_point = problem.entry_point if problem else ""
-        parsed = parse_answer(full["text"][:200_000], full["instruction"], entry_point)
+        parsed = self._parsed(full["text"], full["instruction"], entry_point)
         tokens = answer_tokens(full, self.tokenizer)
         versions = sorted({t.version for t in tokens})
         facts = [
@@ -199,6 +204,13 @@ class Reader:
         )
         terms = [(name, f"{value:.4g}") for name, value in json.loads(full["terms"]).items()]
         return replace(assembled, tokens=tokens, terms=terms)
+
+    def _parsed(self, text: str, instruction: str, entry_point: str) -> prompts.Answer:
+        """Explanation and code of an answer; neither where it is over the scorer's limits."""
+        job = TextJob("answer", text=text, instruction=instruction, entry_point=entry_point, codebleu=False)
+        with self._turn:
+            (terms,) = self._scorer.score([job])
+        return terms.answer
 
     def _parent(self, light: Mapping[str, Any]) -> dict[str, Any] | None:
         """The wrong solution that was to be refined, in full."""

@@ -7,7 +7,9 @@ compiled languages and are not taken over.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,9 @@ def _apps_row(folder: Path, split: str) -> Row:
     def optional(name: str) -> str:
         return read_text(folder / name) if (folder / name).is_file() else ""
 
-    metadata = optional("metadata.json")
+    metadata = _json({"metadata": optional("metadata.json")}, "metadata", str(folder / "metadata.json"), {})
+    if not isinstance(metadata, dict):
+        raise BadInput(str(folder / "metadata.json"), "is not a JSON object", given=metadata)
     return {
         "problem_id": f"{split}/{folder.name}" if split else folder.name,
         "split": split,
@@ -42,12 +46,15 @@ def _apps_row(folder: Path, split: str) -> Row:
         "input_output": optional("input_output.json"),
         "solutions": optional("solutions.json"),
         "starter_code": optional("starter_code.py"),
-        "difficulty": json.loads(metadata).get("difficulty", "") if metadata else "",
+        "difficulty": metadata.get("difficulty", ""),
     }
 
 
 def read_apps(rows: Iterable[tuple[str, Row]]) -> list[Problem]:
-    """APPS' problems that have tests, ids "APPS/<split>/<number>". BadInput where a row is not APPS'."""
+    """APPS' problems that have tests, ids "APPS/<split>/<number>". BadInput where a row is not APPS'.
+
+    The hub's files number their rows by `id` within a split; its loader calls that `problem_id`.
+    """
     return [p for where, row in rows if (p := _apps_problem(row, where)) is not None]
 
 
@@ -56,9 +63,23 @@ def _json(row: Row, name: str, where: str, default: Any) -> Any:
     if not isinstance(value, str):
         return default if value is None else value
     try:
-        return json.loads(value) if value.strip() else default
-    except json.JSONDecodeError as error:
+        return json.loads(value, parse_int=_integer) if value.strip() else default
+    except (ValueError, RecursionError) as error:
         raise BadInput(where, f"field '{name}' is not JSON ({error})", given=value) from error
+
+
+def _integer(digits: str) -> int:
+    """Also of more digits than Python turns into a number at once."""
+    return int(digits) if len(digits) <= 4000 else int(Decimal(digits))
+
+
+def _apps_id(row: Row, split: str, where: str) -> str:
+    number = row["problem_id"] if row.get("problem_id") is not None else row.get("id")
+    if isinstance(number, str) and number.strip():
+        return number
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise BadInput(where, "field 'problem_id' (or 'id')", given=number, expected="the number of the problem")
+    return f"{split}/{number:04d}" if split else f"{number:04d}"
 
 
 def _apps_problem(row: Row, where: str) -> Problem | None:
@@ -67,14 +88,18 @@ def _apps_problem(row: Row, where: str) -> Problem | None:
         if not cases:
             return None  # some test problems of APPS come without any case
         raise BadInput(where, "field 'input_output'", given=cases, expected='{"inputs": [...], "outputs": [...]}')
-    if not cases["inputs"]:
+    pairs = _pairs(cases, "input_output", ("inputs", "outputs"), where)
+    if not pairs:
         return None
-    pairs = list(zip(cases["inputs"], cases["outputs"], strict=False))
     name, starter = cases.get("fn_name") or "", text_field(row, "starter_code", where, required=False)
+    if not isinstance(name, str):
+        raise BadInput(where, "field 'input_output.fn_name'", given=name, expected="a function's name")
     solutions = _json(row, "solutions", where, [])
-    question = text_field(row, "question", where)
+    if not isinstance(solutions, list):
+        raise BadInput(where, "field 'solutions'", given=solutions, expected="a list of programs")
+    question, split = text_field(row, "question", where), text_field(row, "split", where, required=False)
     return Problem(
-        id=f"APPS/{row['problem_id']}",
+        id=f"APPS/{_apps_id(row, split, where)}",
         text=f"{question.rstrip()}\n\nComplete this code:\n{starter}" if starter.strip() else question,
         tests=_call_tests(pairs, "class Solution" in starter, where)
         if name
@@ -82,7 +107,7 @@ def _apps_problem(row: Row, where: str) -> Problem | None:
         entry_point=name,
         canonical_solutions=tuple(s for s in solutions if isinstance(s, str)),
         n_public=1,
-        split=row.get("split", ""),
+        split=split,
         benchmark="apps",
         meta={"difficulty": str(row.get("difficulty", ""))},
     )
@@ -107,7 +132,7 @@ def _call_tests(pairs: list[tuple[Any, Any]], method: bool, where: str) -> tuple
 
 def _numbered_keys(value: Any) -> Any:
     """JSON has no integer keys: a dict whose keys are all numbers gets them back."""
-    if isinstance(value, dict) and value and all(k.lstrip("-").isdigit() for k in value):
+    if isinstance(value, dict) and value and all(re.fullmatch(r"-?\d{1,4000}", k) for k in value):
         return {int(k): v for k, v in value.items()}
     return value
 
@@ -122,28 +147,37 @@ def _contest_problem(row: Row, where: str) -> Problem | None:
     tests = [test for group in groups for test in group]
     if not tests:
         return None
-    solutions = row.get("solutions") or {"language": [], "solution": []}
-    right = [
-        code
-        for language, code in zip(solutions["language"], solutions["solution"], strict=True)
-        if language in (PYTHON3, "PYTHON3")
-    ]
+    solutions = _pairs(row.get("solutions"), "solutions", ("language", "solution"), where)
+    right = [code for language, code in solutions if language in (PYTHON3, "PYTHON3") and isinstance(code, str)]
+    split = text_field(row, "split", where, required=False)
     return Problem(
         id=f"CodeContests/{text_field(row, 'name', where)}",
         text=text_field(row, "description", where),
         tests=tuple(tests),
         canonical_solutions=tuple(right),
         n_public=len(groups[0]) or 1,
-        split="validation" if row.get("split") == "valid" else row.get("split", ""),
+        split="validation" if split == "valid" else split,
         benchmark="codecontests",
         meta={"difficulty": str(row.get("difficulty", ""))},
     )
 
 
 def _cases(row: Row, name: str, where: str) -> list[StdioTest]:
-    cases = row.get(name) or {"input": [], "output": []}
-    if isinstance(cases, list):
-        cases = {key: [case[key] for case in cases] for key in ("input", "output")}
-    if not isinstance(cases, dict) or not {"input", "output"} <= set(cases):
-        raise BadInput(where, f"field '{name}'", given=cases, expected='{"input": [...], "output": [...]}')
-    return [StdioTest(stdin, stdout) for stdin, stdout in zip(cases["input"], cases["output"], strict=True)]
+    pairs = _pairs(row.get(name), name, ("input", "output"), where)
+    wrong = next((text for pair in pairs for text in pair if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise BadInput(where, f"field '{name}'", given=wrong, expected="cases of text")
+    return [StdioTest(stdin, stdout) for stdin, stdout in pairs]
+
+
+def _pairs(value: Any, name: str, keys: tuple[str, str], where: str) -> list[tuple[Any, Any]]:
+    """What a field holds as two lists side by side, or as a list of objects; none where it is missing or empty."""
+    if not value:
+        return []
+    if isinstance(value, list) and all(isinstance(item, dict) and set(keys) <= set(item) for item in value):
+        return [(item[keys[0]], item[keys[1]]) for item in value]
+    sides = [value.get(key) for key in keys] if isinstance(value, dict) else []
+    if not sides or not all(isinstance(side, list) for side in sides) or len(sides[0]) != len(sides[1]):
+        expected = f'{{"{keys[0]}": [...], "{keys[1]}": [...]}}, both of one length'
+        raise BadInput(where, f"field '{name}'", given=value, expected=expected)
+    return list(zip(*sides, strict=True))

@@ -78,7 +78,7 @@ def _problem(row: Row, where: str) -> Problem:
     task_id = text_field(row, "task_id", where)
     if task_id.startswith("HumanEval/"):
         return _humaneval(row, task_id, where)
-    if task_id.startswith("Mbpp/") and task_id[5:].isdigit():
+    if task_id.startswith("Mbpp/") and task_id[5:].isdecimal():
         return _mbpp(row, task_id, int(task_id[5:]), where)
     raise BadInput(where, "field 'task_id'", given=task_id, expected='"HumanEval/<number>" or "Mbpp/<number>"')
 
@@ -96,7 +96,7 @@ def _inputs(row: Row, where: str) -> list[list[Any]]:
 
 def _humaneval(row: Row, task_id: str, where: str) -> Problem:
     name, prompt = text_field(row, "entry_point", where), text_field(row, "prompt", where)
-    docstring = docstring_of(prompt, name)
+    docstring = docstring_of(prompt, name, where)
     arguments = [to_literal(tuple(args)) for args in _inputs(row, where)]
     n_base = len(row["base_input"])
     shown = shown_calls(docstring, [_listed(a) for a in arguments[:n_base]])
@@ -108,7 +108,7 @@ def _humaneval(row: Row, task_id: str, where: str) -> Problem:
         tests=tuple(tests),
         entry_point=name,
         prompt=prompt,
-        setup=helpers(prompt, name),
+        setup=helpers(prompt, name, where),
         canonical_solutions=(prompt + text_field(row, "canonical_solution", where),),
         n_public=len(shown),
         split="test",

@@ -10,7 +10,7 @@ import ast
 from typing import Any
 
 from ledex_ray.errors import BadInput
-from ledex_ray.readers.files import Row, text_field
+from ledex_ray.readers.files import Row, parse_python, text_field
 
 BASE_ASSERTS = 3  # MBPP+ keeps MBPP's inputs first
 
@@ -19,7 +19,7 @@ def file_row(row: Row, where: str) -> Row:
     """A hub row in the layout of `HumanEvalPlus.jsonl` and `MbppPlus.jsonl`; file rows are returned as they are."""
     if "base_input" in row:
         return row
-    tree = ast.parse(text_field(row, "test", where))
+    tree = parse_python(text_field(row, "test", where), "test", where)
     assigned = {
         target.id: node.value
         for node in ast.walk(tree)
@@ -47,9 +47,9 @@ def file_row(row: Row, where: str) -> Row:
     if not isinstance(tested, ast.Call) or not isinstance(tested.func, ast.Name):
         raise BadInput(where, "field 'test' calls no function", given=row["test"], expected="EvalPlus' layout")
     return {
-        "task_id": f"Mbpp/{row['task_id']}",
-        "prompt": row["prompt"],
-        "canonical_solution": row["code"],
+        "task_id": f"Mbpp/{row.get('task_id')}",
+        "prompt": row.get("prompt"),
+        "canonical_solution": text_field(row, "code", where),
         "entry_point": tested.func.id,
         "base_input": inputs[:BASE_ASSERTS],
         "plus_input": inputs[BASE_ASSERTS:],

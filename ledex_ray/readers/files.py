@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
+import re
+import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from typing import Any
 from ledex_ray.errors import BadInput
 
 Row = dict[str, Any]
+SPLIT_FILES = ("train", "validation", "valid", "test")
 
 
 def read_text(path: Path) -> str:
@@ -26,7 +31,7 @@ def read_text(path: Path) -> str:
         raise BadInput(str(path), "is a folder", expected="a file") from None
     except UnicodeDecodeError as error:
         raise BadInput(str(path), f"is not UTF-8 text at byte {error.start}") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise BadInput(str(path), f"cannot be read ({error})") from error
 
 
@@ -41,7 +46,7 @@ def parse_row(line: str, where: str) -> Row:
     """One JSON object; BadInput says what the line holds instead."""
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of too many digits
         raise BadInput(where, f"is not JSON ({error})", given=line, expected="one JSON object a line") from error
     if not isinstance(row, dict):
         raise BadInput(where, "is not a JSON object", given=row, expected="one JSON object a line")
@@ -49,16 +54,31 @@ def parse_row(line: str, where: str) -> Row:
 
 
 def rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """(place, row) of a JSON-lines file, a `.json` list or a `.parquet` file."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq  # on call: only CodeContests and hub downloads are Parquet
+    """(place, row) of a JSON-lines file, a `.json` list or a `.parquet` file.
 
-        for number, row in enumerate(pq.read_table(path).to_pylist(), start=1):
+    A file that is named for its split, as the hub's are (`train.jsonl`, `valid-00000-of-00001.parquet`), says so in
+    each row that does not itself.
+    """
+    split = re.split(r"[-.]", path.name)[0]
+    for where, row in _rows(path):
+        yield where, {"split": split, **row} if split in SPLIT_FILES else row
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Row]]:
+    if path.suffix == ".parquet":
+        import pyarrow as pa  # on call: only CodeContests and hub downloads are Parquet
+        import pyarrow.parquet as pq
+
+        try:
+            listed = pq.read_table(path).to_pylist()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise BadInput(str(path), f"is not a readable Parquet file ({error})") from error
+        for number, row in enumerate(listed, start=1):
             yield f"{path}:{number}", row
     elif path.suffix == ".json":
         try:
             listed = json.loads(read_text(path))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise BadInput(str(path), f"is not JSON ({error})") from error
         if not isinstance(listed, list) or not all(isinstance(r, dict) for r in listed):
             raise BadInput(str(path), "is not a list of objects")
@@ -78,3 +98,13 @@ def text_field(row: Row, name: str, where: str, *, required: bool = True) -> str
     if not isinstance(value, str) or (required and not value.strip()):
         raise BadInput(where, f"field '{name}'", given=value, expected="a string that is not empty")
     return value
+
+
+def parse_python(code: str, name: str, where: str) -> ast.Module:
+    """The syntax tree of a field's code; BadInput where it is no Python."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # escapes that a later Python will not take
+            return ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise BadInput(where, f"field '{name}' is not Python ({error})", given=code) from error

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import AssertTest, CheckTest, Problem, Test
 from ledex_ray.readers.docstrings import shown_calls
-from ledex_ray.readers.files import Row, text_field
+from ledex_ray.readers.files import Row, parse_python, text_field
 
 
 def read_humaneval(rows: Iterable[tuple[str, Row]]) -> list[Problem]:
@@ -26,11 +26,11 @@ def _problem(row: Row, where: str) -> Problem:
     tests, n_public = split_check(text_field(row, "test", where), prompt, name, where)
     return Problem(
         id=text_field(row, "task_id", where),
-        text=docstring_of(prompt, name),
+        text=docstring_of(prompt, name, where),
         tests=tests,
         entry_point=name,
         prompt=prompt,
-        setup=helpers(prompt, name),
+        setup=helpers(prompt, name, where),
         canonical_solutions=(prompt + text_field(row, "canonical_solution", where),),
         n_public=n_public,
         split="test",
@@ -38,20 +38,20 @@ def _problem(row: Row, where: str) -> Problem:
     )
 
 
-def docstring_of(prompt: str, name: str) -> str:
-    """The task in words: the docstring of the function to be completed."""
-    for node in ast.walk(ast.parse(prompt)):
+def docstring_of(prompt: str, name: str, where: str) -> str:
+    """The task in words: the docstring of the function to be completed. BadInput where the prompt is no Python."""
+    for node in ast.walk(parse_python(prompt, "prompt", where)):
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return ast.get_docstring(node) or prompt
     return prompt
 
 
-def helpers(prompt: str, name: str) -> str:
+def helpers(prompt: str, name: str, where: str) -> str:
     """What the prompt defines besides the function to be completed, for checks that use it; "" if nothing.
 
     Three checks call a helper function of the prompt (to encode what the candidate must decode).
     """
-    body = ast.parse(prompt).body
+    body = parse_python(prompt, "prompt", where).body
     others = [n for n in body if not (isinstance(n, ast.FunctionDef) and n.name == name)]
     if not any(isinstance(n, ast.FunctionDef) for n in others):
         return ""
@@ -60,12 +60,13 @@ def helpers(prompt: str, name: str) -> str:
 
 def split_check(test: str, prompt: str, name: str, where: str) -> tuple[tuple[Test, ...], int]:
     """The tests of a `check` function, public ones first, and how many are public."""
-    check = next((n for n in ast.parse(test).body if isinstance(n, ast.FunctionDef) and n.name == "check"), None)
-    if check is None:
+    body = parse_python(test, "test", where).body
+    check = next((n for n in body if isinstance(n, ast.FunctionDef) and n.name == "check"), None)
+    if check is None or not check.args.args:
         raise BadInput(where, "field 'test'", given=test, expected="code that defines check(candidate)")
     tests = _split_body(check, test, name)
     calls = [_single_call(t.code, name) if isinstance(t, AssertTest) else None for t in tests]
-    shown = shown_calls(docstring_of(prompt, name), calls)
+    shown = shown_calls(docstring_of(prompt, name, where), calls)
     hidden = [i for i in range(len(tests)) if i not in set(shown)]
     return tuple(tests[i] for i in (*shown, *hidden)), len(shown)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import AssertTest, Limits, Problem
-from ledex_ray.readers.files import Row, text_field
+from ledex_ray.readers.files import Row, parse_python, text_field
 from ledex_ray.readers.jsonl import called_name
 
 SLOW = {123: Limits(cpu_seconds=40.0)}  # the set's own solution needs about 9 s of CPU
@@ -38,7 +38,10 @@ def _problem(row: Row, where: str) -> Problem:
     if not isinstance(tests, list) or not tests or not all(isinstance(t, str) for t in tests):
         raise BadInput(where, "field 'test_list'", given=tests, expected="a list of assert statements")
     code = _unix(text_field(row, "code", where))
-    setup = [text_field(row, "test_setup_code", where, required=False), *(row.get("test_imports") or [])]
+    imports = row.get("test_imports") or []
+    if not isinstance(imports, list) or not all(isinstance(line, str) for line in imports):
+        raise BadInput(where, "field 'test_imports'", given=imports, expected="a list of import statements")
+    setup = [text_field(row, "test_setup_code", where, required=False), *imports]
     return Problem(
         id=f"MBPP/{number}",
         text=text_field(row, "text" if "text" in row else "prompt", where),
@@ -59,12 +62,10 @@ def _unix(text: str) -> str:
 
 def _entry_point(code: str, tests: list[str], where: str) -> str:
     """The function of the solution that the first assert calls."""
-    defined = {n.name for n in ast.parse(code).body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-    called = [
-        n.func.id
-        for n in ast.walk(ast.parse(tests[0].strip()))
-        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
-    ]
+    body = parse_python(code, "code", where).body
+    defined = {n.name for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    first, *_ = [parse_python(test.strip(), "test_list", where) for test in tests]
+    called = [n.func.id for n in ast.walk(first) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
     for name in called:
         if name in defined:
             return name

@@ -108,13 +108,5 @@ def _from_hub(hub: Hub) -> list[tuple[str, Row]]:
         else:
             data = datasets.load_dataset(hub.path, hub.config, split=split)
         for number, row in enumerate(data, start=1):
-            found.append((f"{hub.path}/{split}:{number}", _ours({"split": split, **row}, hub, split)))
+            found.append((f"{hub.path}/{split}:{number}", {"split": split, **row}))
     return found
-
-
-def _ours(row: Row, hub: Hub, split: str) -> Row:
-    """The hub's row as the file formats have it."""
-    if hub.path == "codeparrot/apps":
-        number = int(row["problem_id"] if "problem_id" in row else row["id"])
-        row = {**row, "problem_id": f"{split}/{number:04d}"}
-    return row

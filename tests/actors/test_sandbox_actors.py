@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 import ray
 
+from actors import watchdog
 from actors.sandbox import SandboxClient, ScoreRequest, ScoreResult
 from actors.sandbox_group import SandboxGroup
 from ledex_ray.config import SandboxConfig
@@ -148,6 +149,12 @@ def test_a_stopped_actor_is_named_ended_and_its_items_done_elsewhere(
     while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_stacks_lie_in_the_folder_of_the_ray_session_and_go_with_it(group: SandboxGroup) -> None:
+    pid = ray.get(next(iter(group.actors.values())).ready.remote(), timeout=60).pid
+    path = watchdog._stack_path(pid)
+    assert path.is_file() and path.is_relative_to(ray._private.worker._global_node.get_session_dir_path())
 
 
 def test_an_item_that_holds_up_every_actor_comes_back_as_infra_and_the_others_are_judged(

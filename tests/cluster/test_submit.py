@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from ray.job_submission import JobDetails, JobStatus, JobType
 
-from launch.submit import auth_token, connect, entrypoint, job_environment
+from launch.submit import auth_token, connect, entrypoint, job_environment, job_metadata, under_way
+from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from tests.cluster.isolation import ROOT, isolated, run
 
@@ -72,6 +74,23 @@ def test_the_token_is_found_where_ray_looks_for_it(tmp_path: Path, monkeypatch: 
     assert auth_token({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "other")}) == "named"
     assert auth_token({"RAY_AUTH_TOKEN": "direct", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "other")}) == "direct"
     assert auth_token({"RAY_AUTH_MODE": "disabled"}) is None
+
+
+def job(recipe: Recipe, fresh: bool) -> JobDetails:
+    return JobDetails(
+        type=JobType.SUBMISSION,
+        submission_id="ledex-run-1",
+        status=JobStatus.RUNNING,
+        entrypoint="",
+        metadata=job_metadata(recipe, "/runs", fresh),
+    )
+
+
+def test_a_run_is_followed_in_its_own_job_and_not_in_that_of_a_fresh_one() -> None:
+    recipe = Recipe()
+    assert under_way([job(recipe, False)], recipe, "/runs", ADDRESS) == "ledex-run-1"
+    assert under_way([job(recipe, False)], recipe, "/others", ADDRESS) is None
+    assert under_way([job(recipe, True)], recipe, "/runs", ADDRESS) is None  # that one's run is called run-2
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "http://127.0.0.1:9"])

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from launch.evaluator import another_feedback, feedback_kinds
+from launch.bug_set import bug_set_hash, named_bugs
+from launch.evaluate import write_contamination
+from launch.evaluator import Candidate, Evaluator, another_feedback, feedback_kinds
 from launch.measures import measure
 from launch.problem_sets import CONTAMINATED, heldout_problems
+from launch.rundir import RunDirectory
 from ledex_ray.comparison import Comparison, Evaluation, article_table
 from ledex_ray.config import EvaluationConfig, Recipe, SamplingConfig, recipe_from_tree
 from ledex_ray.errors import BadInput
 from ledex_ray.evaluation import Bug, Sample, error_type, failed_tests
 from ledex_ray.problems import CallTest, Problem
 from ledex_ray.records import Status, TestResult, TestStatus, Verdict
+from ledex_ray.tables import write_records
 from tests.evaluation.sample_run import RIGHT, WRONG, sample
 
 PROBLEMS = {f"p{n}": Problem(id=f"p{n}", text="", tests=(CallTest("()", "1"),), benchmark="own") for n in range(4)}
@@ -99,6 +105,31 @@ def test_refinements_see_the_recipes_feedback_unless_the_evaluation_names_kinds(
     assert feedback_kinds(recipe_from_tree({"evaluation": {"feedback": ["all", "public"]}})) == ("all", "public")
 
 
+def test_a_named_bug_set_is_taken_whole_and_for_held_out_problems_alone(runs_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bugs.parquet"
+    bugs = [Bug("b0", "p0", WRONG, "said", "said of all"), Bug("b1", "p1", WRONG, "said")]
+    write_records(path, bugs, Bug)
+    run = RunDirectory.open(recipe_from_tree({"evaluation": {"bug_set": str(path)}}))
+    nothing_is_sampled: Any = SimpleNamespace(renderer=None)
+    evaluator = Evaluator(run, nothing_is_sampled, PROBLEMS)
+    assert evaluator._bug_set(Candidate("other", "prompt", tmp_path, 0, other="x"), []) == bugs
+    path.unlink()
+    assert bug_set_hash(evaluator._bug_set(Candidate("prompt", "prompt", tmp_path, 0), [])) == bug_set_hash(bugs)
+    run.close()
+
+
+def test_a_bug_set_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "bugs.parquet")
+    with pytest.raises(BadInput, match="no such file"):
+        named_bugs(path, PROBLEMS)
+    write_records(path, [], Bug)
+    with pytest.raises(BadInput, match="holds no bug"):
+        named_bugs(path, PROBLEMS)
+    write_records(path, [Bug("b", "another/problem", WRONG, "")], Bug)
+    with pytest.raises(BadInput, match=r"evaluation\.bug_set.*another/problem.*not held out here"):
+        named_bugs(path, PROBLEMS)
+
+
 def test_other_models_have_labels_that_can_name_files() -> None:
     assert recipe_from_tree({"evaluation": {"models": {"qwen 0.5b": "Qwen/x"}}}).evaluation.models == {
         "qwen 0.5b": "Qwen/x"
@@ -137,7 +168,20 @@ def test_the_papers_own_setting_is_taken(data_dir: Path) -> None:
 
 def test_what_is_trained_on_is_refused_or_measured_under_a_name_that_says_so() -> None:
     trained = {"train": "bundled@train", "heldout": ["bundled@train"]}
-    with pytest.raises(BadInput, match=r"which is trained on.*problems\.allow_contaminated=true"):
+    with pytest.raises(BadInput, match=r"which is trained or validated on.*problems\.allow_contaminated=true"):
         heldout_problems(recipe(**trained))
     found = heldout_problems(recipe(**trained, allow_contaminated=True))
     assert {p.benchmark for p in found.values()} == {"bundled" + CONTAMINATED}
+
+
+def test_what_the_best_checkpoint_is_chosen_by_is_refused_as_held_out() -> None:
+    chosen_by = {"train": "bundled@train", "validation": "bundled@validation", "heldout": ["bundled@validation"]}
+    with pytest.raises(BadInput, match="trained or validated on"):
+        heldout_problems(recipe(**chosen_by))
+
+
+def test_the_contamination_check_looks_at_the_validation_set_too(runs_dir: Path) -> None:
+    run = RunDirectory.open(recipe(train="bundled@train", heldout=["bundled@validation"], allow_contaminated=True))
+    held = heldout_problems(run.recipe)
+    assert write_contamination(run, held) == len(held)
+    run.close()

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from launch.compare import compare
-from launch.costs import costs
+from launch.compare import Run, compare, differences
+from launch.costs import costs, stage_gpus
 from launch.figures_answers import bins_of, flow_of, read_episodes, rounds_curve
-from launch.measures import measure
+from launch.measures import every_figure, measure
 from launch.report import report
 from launch.rundir import RunDirectory, write_part
 from ledex_ray.config import recipe_from_tree
@@ -110,6 +110,11 @@ def test_costs_count_each_prompt_once_and_each_answer_once(runs_dir: Path) -> No
     assert found["evaluate"].gpu_hours == pytest.approx(2 * 30 / 3600)
 
 
+def test_every_worker_of_an_engine_holds_its_gpus() -> None:
+    recipe = recipe_from_tree({"rollout": {"gpus": 1, "actors": 2, "tensor_parallel": 4}, "learner": {"gpus": 1}})
+    assert [stage_gpus(recipe, stage) for stage in ("evaluate", "sft", "ppo")] == [8, 1, 9]
+
+
 def test_the_papers_figures_stand_beside_its_own_backbones_alone() -> None:
     assert backbone_of("bigcode/starcoder") == backbone_of("/models/starcoder-15b/") == "StarCoder-15B"
     assert backbone_of("codellama/CodeLlama-7b-hf") == "CodeLlama-7B"
@@ -138,7 +143,8 @@ def test_runs_are_compared_by_problem_and_by_recipe(run: RunDirectory, runs_dir:
     (other,) = finished(runs_dir, "two", 4, reward={"arm": "hardened"})
     out = tmp_path / "arms.html"
     _, rows = compare(["one", str(other.root)], out)
-    assert [row[0] for row in rows] == ["one: prompt", "one: prompt", "two: prompt", "two: prompt"]
+    modes = ["initial", "explain, then revise, first round", "explain, then revise"]
+    assert [row[:2] for row in rows] == [[f"{name}: prompt", mode] for name in ("one", "two") for mode in modes]
     html = out.read_text()
     assert "reward.arm: &#39;paper&#39; -&gt; &#39;hardened&#39;" in html
     # Round 1 repairs 2 of 6 problems in the first run and 4 in the other.
@@ -146,6 +152,35 @@ def test_runs_are_compared_by_problem_and_by_recipe(run: RunDirectory, runs_dir:
     assert html.count("data:image/png") == 2 and "http" not in html.replace("http-equiv", "")
     with pytest.raises(BadInput, match="no such run"):
         compare(["one", "three"], out)
+
+
+def on_fixed_bugs(name: str, repaired: int, bug_set: str) -> Run:
+    """A run that has refined one fixed bug of each problem."""
+    recipe = recipe_from_tree({"run": name, **TREE})
+    changes = {"bugs": "fixed", "feedback_from": "public"}
+    fixed = [
+        sample(0, "explain", RIGHT if n < repaired else WRONG, "", "bug", id=f"bug/{n}", problem_id=problem, **changes)
+        for n, problem in enumerate(PROBLEMS)
+    ]
+    benchmarks = dict.fromkeys(PROBLEMS, "own")
+    found = every_figure([*answers(repaired), *fixed], benchmarks, recipe.evaluation, {"prompt": "m"}, "public")
+    return Run(name, Path(name), recipe, {}, found, bug_set)
+
+
+def test_fixed_bugs_are_compared_only_where_both_runs_refined_the_same() -> None:
+    def fixed(other: Run) -> list[str]:
+        return [row[2] for row in differences(on_fixed_bugs("one", 2, "abc"), other) if "fixed" in row[2]]
+
+    assert fixed(on_fixed_bugs("two", 4, "abc")) == ["own repair rate (fixed bugs)", "own copy rate (fixed bugs)"]
+    assert fixed(on_fixed_bugs("two", 4, "def")) == fixed(on_fixed_bugs("two", 4, "")) == []
+
+
+def test_the_comparison_says_where_fixed_bugs_differ(run: RunDirectory, runs_dir: Path, tmp_path: Path) -> None:
+    for name, bug_set in (("two", "abc"), ("three", "def")):
+        (other,) = finished(runs_dir, name, 4)
+        other.finish("evaluation/heldout", {"bug_set": bug_set})
+    compare(["one", "two", "three"], tmp_path / "page.html")
+    assert "That of three is\nnot that of one" in (tmp_path / "page.html").read_text()
 
 
 def test_a_browser_shows_the_comparison(run: RunDirectory, runs_dir: Path, tmp_path: Path, page: Page) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from launch.measures import measure
-from launch.report import report
+from launch.report import examples, report
 from launch.rundir import RunDirectory, write_part
 from ledex_ray.config import recipe_from_tree
 from ledex_ray.tables import write_records
 from tests.launch.test_measures import CONFIG, PROBLEMS, SAMPLES, sample
 
+RIGHT = "def f(a):\n    return a + 1\n"
 HOSTILE = "<script>alert(1)</script>\x1b[31mred\u202egnirts " + "x" * 200_000
 
 
@@ -44,6 +45,17 @@ def test_model_text_is_text(run: RunDirectory) -> None:
     assert "\x1b" not in html and "\u202e" not in html and "\\u001b[31mred" in html
     assert "x" * 10_000 not in html
     assert "\x1b" not in (run.root / "report/report.md").read_text()
+
+
+def test_a_repair_is_shown_as_the_lines_that_it_changes() -> None:
+    wrong = "def f(a):\n    return a - 1\n"
+    fixed, _ = examples([sample("x", "p", True, "explain", explanation="Off.", code=RIGHT, wrong_code=wrong)])
+    assert fixed[0].diff == (
+        ("same", "@@ -1,2 +1,2 @@"),
+        ("same", " def f(a):"),
+        ("removed", "-    return a - 1"),
+        ("added", "+    return a + 1"),
+    )
 
 
 def test_the_table_and_the_curves_are_in_one_file(run: RunDirectory) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,7 +35,7 @@ def group(path: Path, ranks: int = 1, stage: int = 1, **changes: Any) -> Learner
         lora=changes.pop("lora", None),
         deadline_seconds=changes.pop("deadline", 120),
     )
-    model = ModelConfig(dtype=changes.pop("dtype", "float32"))
+    model = ModelConfig(dtype=changes.pop("dtype", "float32"), trust_remote_code=changes.pop("trust", False))
     return LearnerGroup(learner, model, path, OPTIMIZER, total_steps=20, seed=0, **changes)
 
 
@@ -71,6 +73,14 @@ def test_a_rank_killed_within_an_update_is_noticed_and_the_replay_is_bit_equal(
     finally:
         learner.shutdown()
 
+
+OWN_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+class OwnConfig(LlamaConfig):
+    model_type = "ledex_own"
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
 
 DRIVER = """
 import hashlib, json, os, sys
@@ -214,6 +224,36 @@ def test_the_exported_model_is_the_policy(
     np.testing.assert_allclose(ours, exported, atol=1e-5)
     assert np.abs(ours - start).max() > 1e-3
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.slow
+def test_a_model_with_code_of_its_own_is_exported_with_that_code(
+    tiny_llama: Path, tmp_path: Path, ray_session: None
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    own = shutil.copytree(tiny_llama, tmp_path / "own")
+    (own / "own_code.py").write_text(OWN_CODE)
+    config = json.loads((own / "config.json").read_text())
+    places = {"AutoConfig": "own_code.OwnConfig", "AutoModelForCausalLM": "own_code.OwnForCausalLM"}
+    (own / "config.json").write_text(json.dumps(config | {"model_type": "ledex_own", "auto_map": places}))
+    learner = group(own, trust=True)
+    try:
+        learner.export_model(tmp_path / "model")
+    finally:
+        learner.shutdown()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", trust_remote_code=True)
+    assert type(model).__name__ == "OwnForCausalLM"
+
+
+def test_a_gang_that_ends_leaves_no_weights_in_shared_memory(tiny_llama: Path, ray_session: None) -> None:
+    learner = group(tiny_llama)
+    try:
+        folder = Path(learner.send_weights([], 1, "shm").path).parent
+        assert list(folder.rglob("model.safetensors"))
+    finally:
+        learner.shutdown()
+    assert not folder.exists()
 
 
 def test_an_example_without_loss_is_refused() -> None:

@@ -24,7 +24,6 @@ from reward.compose import (
     explanation_reward,
     place,
     references_for,
-    separate,
 )
 from reward.terms import CodeBleuScore, TextTerms
 
@@ -233,15 +232,6 @@ class TestPlacement:
     def test_an_index_outside_the_answer_is_refused(self, end: int) -> None:
         with pytest.raises(ValueError, match="outside an episode"):
             place(Reward(1.0, 1.0), 3, end)
-
-    @UNTIMED
-    @given(st.integers(1, 30), st.data(), st.floats(-5, 5, width=32), st.floats(-5, 5, width=32))
-    def test_separated_rewards_sum_to_the_whole(self, length: int, data: st.DataObject, r: float, e: float) -> None:
-        end = data.draw(st.integers(-1, length - 1))
-        tokens = place(Reward(r, e if end >= 0 else None), length, end)
-        explanation, refinement = separate(tokens, end)
-        assert np.array_equal(explanation + refinement, tokens)
-        assert not explanation[end + 1 :].any() and not refinement[: end + 1].any()
 
 
 def test_weights_that_are_no_shares_are_refused_when_a_recipe_is_read() -> None:

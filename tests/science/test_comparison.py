@@ -15,13 +15,10 @@ from ledex_ray.comparison import (
     Result,
     article_table,
     compared,
-    copy_rate,
     measured,
     paired_difference,
-    repair_rate,
     seeded_difference,
 )
-from ledex_ray.records import Instruction, Provenance, Refinement, Status, Verdict
 
 A = {f"p{i}": (10, i % 7) for i in range(40)}
 B = {f"p{i}": (10, i % 7 + 2 + i % 2) for i in range(40)}
@@ -29,23 +26,6 @@ BASE = Key("prompt", "smollm2", "prompt", "initial", 0, None, "public", 0.8, 0)
 KEY_FIELDS = {"label", "model", "stage", "mode", "round", "bugs", "feedback", "temperature", "seed"}
 RESULT_FIELDS = KEY_FIELDS | {"benchmark", "metric", "k", "value", "low", "high", "n_problems", "n_samples", "tokens"}
 COMPARISON_FIELDS = {"benchmark", "metric", "k", "a", "b", "difference", "low", "high", "n_problems"}
-
-
-def refinement(problem: str, passed: bool, copied: bool = False) -> Refinement:
-    verdict = Verdict(Status.PASSED if passed else Status.FAILED)
-    return Refinement(
-        f"{problem}#0/direct0",
-        f"{problem}#0",
-        problem,
-        0,
-        Instruction.DIRECT,
-        "",
-        "",
-        "",
-        verdict,
-        Provenance("model"),
-        copied,
-    )
 
 
 def test_difference_is_b_minus_a_and_excludes_zero_where_every_problem_gains() -> None:
@@ -94,14 +74,6 @@ def test_seeds_must_point_the_same_way() -> None:
     assert not mixed.same_sign and mixed.pooled.value == pytest.approx(0)
 
 
-def test_repair_and_copy_rates_count_all_refinements_asked_for() -> None:
-    asked = [refinement("a", True), refinement("a", False, copied=True), refinement("b", False), refinement("b", False)]
-    assert repair_rate(asked) == 0.25
-    assert copy_rate(asked) == 0.25
-    with pytest.raises(ValueError, match="no refinement"):
-        repair_rate([])
-
-
 def evaluation() -> Evaluation:
     first = measured(BASE, "mbpp", "pass_at_k", A, k=1, tokens=1000)
     direct = dataclasses.replace(BASE, label="sft", stage="sft", mode="direct", round=1, bugs="own")
@@ -141,10 +113,36 @@ def test_metrics_and_k_belong_together() -> None:
 def test_table_has_models_and_modes_down_and_attempts_across() -> None:
     header, rows = article_table(evaluation().to_json())
     assert header == ["model", "mode", "mbpp pass@1", "mbpp repair, own bugs", "mbpp repair, fixed bugs"]
-    assert [row[:2] for row in rows] == [["prompt", "initial"], ["sft", "direct revision"]]
-    assert rows[1][2].startswith("100.0 [")  # the last round
+    assert [row[:2] for row in rows] == [
+        ["prompt", "initial"],
+        ["sft", "direct revision, first round"],
+        ["sft", "direct revision"],
+    ]
     assert rows[0][3] == ""
     assert all(len(row) == len(header) for row in rows)
+
+
+def test_the_first_of_several_rounds_stands_beside_fresh_samples_at_the_cost_of_one() -> None:
+    explain = dataclasses.replace(BASE, mode="explain", round=1, bugs="own")
+    resample = dataclasses.replace(explain, mode="resample")
+    results = [measured(key, "mbpp", "pass_at_k", A, k=1) for key in (explain, resample)]
+    results.append(measured(dataclasses.replace(explain, round=2), "mbpp", "pass_at_k", B, k=1))
+    results.append(measured(dataclasses.replace(explain, bugs="fixed"), "mbpp", "repair_rate", A))
+    _, rows = article_table(Evaluation(tuple(results), ()).to_json())
+    first, last, fresh = rows
+    assert [row[1].partition(",")[2] for row in rows] == [
+        " then revise, first round",
+        " then revise",
+        " cost of one refinement",
+    ]
+    assert first[2] == fresh[2] != last[2]
+    assert first[3] and not last[3]  # the fixed bugs are refined once
+
+
+def test_one_round_needs_no_row_of_its_own() -> None:
+    once = measured(dataclasses.replace(BASE, mode="explain", round=1, bugs="own"), "mbpp", "pass_at_k", A, k=1)
+    _, rows = article_table(Evaluation((once,), ()).to_json())
+    assert [row[1] for row in rows] == ["explain, then revise"]
 
 
 def test_table_of_nothing_is_empty() -> None:

@@ -26,6 +26,8 @@ def _file(folder: Path, text: str) -> Path:
         ("sft: {batch_size: many}", ["sft.batch_size", "'many'", "integer"]),
         ("ppo: {kl_placement: loss}", ["ppo", "k2 or k3"]),
         ("ppo: {algorithm: grpo, sampling: {n: 1}}", ["ppo.sampling.n", "at least 2"]),
+        ("{ppo: {algorithm: rloo}, reward: {separated: true}}", ["reward.separated", "ppo or reinforce++", "rloo"]),
+        ("evaluation: {modes: [direct, resample]}", ["evaluation", "resample", "needs explain"]),
         ("evaluation: {k: [50]}", ["evaluation", "50"]),
         ("run: ../escape", ["run", "../escape"]),
         ("- a list", ["mine.yaml", "mapping"]),

@@ -428,6 +428,85 @@ def test_codecontests_has_public_cases_first_and_python_solutions_alone() -> Non
     assert problem.canonical_solutions == ("print(2 * int(input()))",)
 
 
+HUMANEVAL = {
+    "task_id": "HumanEval/0",
+    "prompt": 'def f(a):\n    """Add one."""\n',
+    "entry_point": "f",
+    "canonical_solution": "    return a + 1\n",
+    "test": "def check(candidate):\n    assert candidate(1) == 2\n",
+}
+EVALPLUS = HUMANEVAL | {"base_input": [[1]], "plus_input": []}
+EVALPLUS_HUB = HUMANEVAL | {"test": "inputs = [[1]]\nfor inp in inputs:\n    assertion(f(*inp), 2, 0)\n"}
+MBPP = {"task_id": 11, "text": "Add one.", "code": "def f(a):\n    return a + 1\n", "test_list": ["assert f(1) == 2"]}
+APPS = {"id": 7, "question": "Double.", "input_output": {"inputs": ["1\n"], "outputs": ["2\n"]}}
+CONTEST = {"name": "1_A", "description": "Double.", "public_tests": {"input": ["1\n"], "output": ["2\n"]}}
+
+
+@pytest.mark.parametrize(
+    ("format", "good", "changes", "said"),
+    [
+        ("humaneval", HUMANEVAL, {"prompt": "def f(a:"}, "field 'prompt' is not Python"),
+        ("humaneval", HUMANEVAL, {"test": "def check("}, "field 'test' is not Python"),
+        ("humaneval", HUMANEVAL, {"test": "def check():\n    pass"}, "field 'test'"),
+        ("evalplus", EVALPLUS, {"prompt": "\0"}, "field 'prompt' is not Python"),
+        ("evalplus", EVALPLUS_HUB, {"test": "inputs = ["}, "field 'test' is not Python"),
+        ("mbpp", MBPP, {"code": "def f(a): return ("}, "field 'code' is not Python"),
+        ("mbpp", MBPP, {"test_list": ["assert f(1) == 2", "assert f(1) =="]}, "field 'test_list' is not Python"),
+        ("mbpp", MBPP, {"test_imports": [1]}, "field 'test_imports'"),
+        ("apps", APPS, {"id": None}, "field 'problem_id' (or 'id')"),
+        ("apps", APPS, {"input_output": {"inputs": "1", "outputs": "2"}}, "field 'input_output'"),
+        ("apps", APPS, {"input_output": {"inputs": ["1", "2"], "outputs": ["2"]}}, "both of one length"),
+        ("apps", APPS, {"input_output": {"fn_name": 1, "inputs": [[1]], "outputs": [2]}}, "input_output.fn_name"),
+        ("apps", APPS, {"solutions": "null"}, "field 'solutions'"),
+        ("codecontests", CONTEST, {"public_tests": {"input": ["1"], "output": []}}, "field 'public_tests'"),
+        ("codecontests", CONTEST, {"public_tests": [{"input": "1"}]}, "field 'public_tests'"),
+        ("codecontests", CONTEST, {"private_tests": {"input": [1], "output": ["2"]}}, "field 'private_tests'"),
+        ("codecontests", CONTEST, {"solutions": {"language": [3]}}, "field 'solutions'"),
+        ("codecontests", CONTEST, {"split": 3}, "field 'split'"),
+    ],
+)
+def test_foreign_rows_that_are_wrong_are_named_with_file_line_and_field(
+    tmp_path: Path, format: str, good: dict[str, Any], changes: dict[str, Any], said: str
+) -> None:
+    path = write(tmp_path, good)
+    assert len(load_problems(f"{format}:{path}")) == 1
+    write(tmp_path, good, good | changes)
+    with pytest.raises(BadInput) as refused:
+        load_problems(f"{format}:{path}")
+    assert f"{path}:2: " in str(refused.value) and said in str(refused.value)
+
+
+def test_the_hubs_own_files_give_the_ids_and_splits_of_the_named_set(tmp_path: Path) -> None:
+    (problem,) = load_problems(f"apps:{write(tmp_path, APPS, name='train.jsonl')}@train")
+    assert (problem.id, problem.split) == ("APPS/train/0007", "train")
+    (contest,) = load_problems(f"codecontests:{write(tmp_path, CONTEST, name='valid-00000-of-00001.jsonl')}")
+    assert contest.split == "validation"
+
+
+def test_apps_numbers_of_any_length_are_read() -> None:
+    digits = "7" * 5000
+    cases = f'{{"fn_name": "f", "inputs": [[{digits}]], "outputs": [1]}}'
+    (problem,) = read_apps([("x", APPS | {"input_output": cases})])
+    (test,) = problem.tests
+    assert isinstance(test, CallTest) and ast.literal_eval(test.args)[0] % 10**9 == 777777777
+
+
+def test_a_broken_metadata_file_of_apps_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "train" / "0001"
+    folder.mkdir(parents=True)
+    (folder / "question.txt").write_text("Double.")
+    for text in ("{", "[1]"):
+        (folder / "metadata.json").write_text(text)
+        with pytest.raises(BadInput, match=r"0001/metadata\.json: .*JSON"):
+            load_problems(f"apps:{tmp_path}")
+
+
+def test_a_parquet_file_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_text("no")
+    with pytest.raises(BadInput, match="is not a readable Parquet file"):
+        load_problems(f"codecontests:{tmp_path / 'a.parquet'}")
+
+
 # Ids of samples
 
 

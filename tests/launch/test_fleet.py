@@ -1,0 +1,30 @@
+"""Engines of another model take the place of the run's own, which come back when they are asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from actors import watchdog
+from launch.evaluator import Candidate, Evaluator
+from launch.fleet import Fleet
+from launch.rundir import RunDirectory
+from ledex_ray.config import recipe_from_tree
+
+
+@pytest.mark.slow
+def test_own_engines_have_ended_while_another_model_is_served(
+    tiny_llama: Path, runs_dir: Path, ray_session: None
+) -> None:
+    model = {"name": str(tiny_llama), "dtype": "float32", "layout": "plain", "max_length": 256}
+    recipe = recipe_from_tree({"model": model, "rollout": {"max_num_seqs": 4, "kv_cache_gb": 0.25}})
+    run = RunDirectory.open(recipe)
+    with Fleet(recipe) as fleet:
+        (own,) = fleet.rollout.engines
+        evaluator = Evaluator(run, fleet, {})
+        with evaluator._serving(Candidate("other", "prompt", tiny_llama, 0, other=str(tiny_llama))):
+            assert evaluator.engines is not None and len(evaluator.engines.infos()) == 1
+            assert watchdog.whereabouts(own).state == "DEAD"
+        assert evaluator.engines is None and len(fleet.rollout.infos()) == 1
+    run.close()
