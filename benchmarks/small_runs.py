@@ -41,11 +41,12 @@ def small_tree(model: Path, run: str, **sections: Mapping[str, Any]) -> dict[str
     return {"run": run, "stages": ["synthesize", "ppo"], **laid_over}
 
 
-def synthesized(fleet: Fleet) -> Path:
-    """The run directory of the fleet's own recipe, with its synthesis finished."""
-    run = RunDirectory.open(fleet.recipe)
+def synthesized(fleet: Fleet, recipe: Recipe | None = None) -> Path:
+    """The run directory of a recipe (default: the fleet's own), with its synthesis finished."""
+    run = RunDirectory.open(recipe or fleet.recipe)
     try:
-        synthesize(run, fleet)
+        if not run.done("synthesis"):
+            synthesize(run, fleet)
     finally:
         run.close()
     return run.root
