@@ -225,7 +225,7 @@ def _trl(job: dict[str, Any]) -> Measured:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             steps.mark()
 
-    class Asking(trl.GRPOTrainer):  # type: ignore[misc]
+    class Asking(trl.GRPOTrainer):
         """A prompt is the number of an assignment, whose token ids are given as they are."""
 
         def _tokenize_prompts(self, texts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
