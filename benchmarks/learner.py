@@ -16,10 +16,8 @@ import os
 import random
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.apart import Steps, give, run_apart
 from ledex_ray.episodes import Episode, SupervisedExample
 
 app = typer.Typer(add_completion=False)
@@ -95,7 +94,7 @@ def main(
                 "side": name, "data": str(data), "model": str(resolve_model(model)), "steps": steps,
                 "dtype": resolve_precision(dtype), "trl": str(trl),
             }  # fmt: skip
-            found[name] = measured = _run_apart(job)
+            found[name] = measured = Measured(**run_apart("benchmarks.learner", job, _environment(name)))
             console.print(
                 f"{name}: {measured.tokens_a_second:.0f} tokens/s, {measured.tokens_a_cpu_second:.0f} a CPU-second, "
                 f"peak {measured.peak_bytes / 2**30:.2f} GiB"
@@ -150,23 +149,15 @@ def _prepare(run: Path, out: Path, model_path: Path, batch: int, max_length: int
     return len(chosen), sum(len(e.token_ids) for e in chosen)
 
 
-def _run_apart(job: dict[str, Any]) -> Measured:
-    command = [sys.executable, "-m", "benchmarks.learner", "one", json.dumps(job)]
-    environment = os.environ | {
-        "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(os.cpu_count()), "TRL_EXPERIMENTAL_SILENCE": "1",
-        "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "HF_HUB_OFFLINE": "1",
-    }  # fmt: skip
-    if not job["side"].startswith("ours"):  # accelerate would take these for a distributed launch
-        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
-            environment.pop(name)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
-    if done.returncode:
-        raise RuntimeError(f"{job['side']}: {done.stderr[-3000:]}")
-    return Measured(**json.loads(done.stdout.strip().splitlines()[-1]))
+def _environment(side: str) -> dict[str, str]:
+    common = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(os.cpu_count()), "HF_HUB_OFFLINE": "1"}
+    if not side.startswith("ours"):  # accelerate would take ranks for a distributed launch
+        return common | {"TRL_EXPERIMENTAL_SILENCE": "1"}
+    return common | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 
 
 def _one(job: dict[str, Any]) -> None:
-    """One side, in this process; its figures as the last line of standard output."""
+    """One side, in this process."""
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
@@ -174,21 +165,10 @@ def _one(job: dict[str, Any]) -> None:
     examples = _load(Path(job["data"]))
     if not what.startswith("sft"):
         examples = _grouped(examples)
-    marks: list[tuple[float, float]] = []
-
-    def mark() -> None:
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        marks.append((time.monotonic(), usage.ru_utime + usage.ru_stime))
-
-    (_ours if who == "ours" else _trl)(what, job, examples, mark)
-    pairs = list(zip(marks[::2], marks[1::2], strict=True))[1:]  # the first is the warm-up
-    measured = Measured(
-        [end[0] - start[0] for start, end in pairs],
-        [end[1] - start[1] for start, end in pairs],
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        sum(len(e.token_ids) for e in examples),
-    )
-    sys.stdout.write("\n" + json.dumps(asdict(measured)) + "\n")
+    steps = Steps()
+    (_ours if who == "ours" else _trl)(what, job, examples, steps.mark)
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    give(asdict(Measured(steps.seconds, steps.cpu_seconds, peak_bytes, sum(len(e.token_ids) for e in examples))))
 
 
 def _load(path: Path) -> list[SupervisedExample]:

@@ -24,13 +24,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.small_runs import small_tree, synthesized, trained_beside
 from launch.console import configure_logging
 from launch.fleet import Fleet
 from launch.model_cache import resolve_model
-from launch.ppo import DebugPPO, DebugPPOConfig, Session
-from launch.rundir import RunDirectory
-from launch.synthesize import synthesize
-from launch.tracking import Tracker
 from ledex_ray.config import Recipe, recipe_from_tree
 
 app = typer.Typer(add_completion=False)
@@ -63,15 +60,13 @@ def main(
         os.environ["LEDEX_RUNS"] = folder
         model = _model(Path(folder) / "model")
         with Fleet(_recipe(model, "base", "synchronous", iterations, tokens, prompts, at_once, 1)) as fleet:
-            base = RunDirectory.open(fleet.recipe)
-            synthesize(base, fleet)
-            base.close()
+            base = synthesized(fleet)
             if not epochs:
-                trial = _train(fleet, _recipe(model, "trial", "synchronous", 3, tokens, prompts, at_once, 1), base.root)
+                trial = _train(fleet, _recipe(model, "trial", "synchronous", 3, tokens, prompts, at_once, 1), base)
                 sampling = trial.iteration - trial.update - trial.transfer
                 epochs = max(1, round(sampling / trial.update))
             found = {
-                mode: _train(fleet, _recipe(model, mode, mode, iterations, tokens, prompts, at_once, epochs), base.root)
+                mode: _train(fleet, _recipe(model, mode, mode, iterations, tokens, prompts, at_once, epochs), base)
                 for mode in ("synchronous", "asynchronous")
             }
     table = Table(title=f"{prompts * 8} answers of {tokens} tokens, {epochs} epochs; medians of {iterations}")
@@ -115,49 +110,33 @@ def _recipe(
     model: Path, run: str, mode: str, iterations: int, tokens: int, prompts: int, at_once: int, epochs: int
 ) -> Recipe:
     total = WARM_UP + iterations
-    return recipe_from_tree(
-        {
-            "run": run,
-            "stages": ["synthesize", "ppo"],
-            "model": {"name": str(model), "dtype": "float32", "max_length": 512 + tokens},
-            "problems": {"limit": 8},
-            "sandbox": {"floor": "C"},
-            "rollout": {"max_num_seqs": at_once, "kv_cache_gb": 0.5, "threads": 1},
-            "learner": {"threads": 1, "tokens_per_micro_batch": 4096},
-            "synthesis": {
-                "solve": {"n": 1, "max_tokens": 8},
-                "refine": {"n": 1, "max_tokens": 8},
-                "max_wrong_per_problem": 1,
-                "seeded_bugs": 2,
-            },
-            "reward": {"arm": "tests_only"},
-            "tracking": {"wandb": "disabled"},
-            "ppo": {
-                "algorithm": "reinforce++",
-                "mode": mode,
-                "iterations": total,
-                "prompts_per_iteration": prompts,
-                "instructions": ["direct"],
-                "sampling": {"n": 8, "max_tokens": tokens},
-                "minibatch_episodes": 8 * prompts,
-                "epochs": epochs,
-                "kl_coef": 0.0,
-                "validate_every": 10_000,
-                "checkpoint_every": 10_000,
-            },
-        }
+    tree = small_tree(
+        model,
+        run,
+        model={"dtype": "float32", "max_length": 512 + tokens},
+        problems={"limit": 8},
+        rollout={"max_num_seqs": at_once, "kv_cache_gb": 0.5, "threads": 1},
+        learner={"threads": 1, "tokens_per_micro_batch": 4096},
+        reward={"arm": "tests_only"},
+        ppo={
+            "algorithm": "reinforce++",
+            "mode": mode,
+            "iterations": total,
+            "prompts_per_iteration": prompts,
+            "instructions": ["direct"],
+            "sampling": {"n": 8, "max_tokens": tokens},
+            "minibatch_episodes": 8 * prompts,
+            "epochs": epochs,
+            "kl_coef": 0.0,
+            "validate_every": 10_000,
+            "checkpoint_every": 10_000,
+        },
     )
+    return recipe_from_tree(tree)
 
 
 def _train(fleet: Fleet, recipe: Recipe, base: Path) -> Timings:
-    run = RunDirectory.open(recipe)
-    (run.root / "synthesis").symlink_to((base / "synthesis").resolve())
-    fleet.recipe = recipe
-    tracker = Tracker(run)
-    DebugPPO.shared = Session(run, fleet, tracker)
-    fleet.serve(fleet.model_path, 0)
-    try:
-        algorithm = DebugPPOConfig().recipe(recipe.model_dump(mode="json")).build_algo()
+    with trained_beside(base, fleet, recipe) as algorithm:
         engines = [info.pid for info in fleet.rollout.infos()]
         last = psutil.cpu_count(logical=True) - 1
         for pids, core in ((engines, 0), (algorithm.learner.pids(), last)):
@@ -169,11 +148,6 @@ def _train(fleet: Fleet, recipe: Recipe, base: Path) -> Timings:
             started = time.perf_counter()
             rows.append(algorithm.train())
             seconds.append(time.perf_counter() - started)
-        algorithm.stop()
-    finally:
-        DebugPPO.shared = None
-        tracker.close()
-        run.close()
 
     def median(name: str) -> float:
         return statistics.median(float(row[name]) for row in rows[WARM_UP:])

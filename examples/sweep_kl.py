@@ -18,7 +18,7 @@ from ray import tune
 
 from actors.local_ray import start_ray
 from launch.console import configure_logging, console
-from launch.ppo import DebugPPO, DebugPPOConfig
+from launch.debug_ppo import DebugPPO, DebugPPOConfig
 from launch.rundir import runs_folder
 from ledex_ray.config import load_recipe
 

@@ -16,7 +16,7 @@ class RankHost:
             return "127.0.0.1", free.getsockname()[1]
 
     def run(self, spec: dict[str, Any], address: str, port: int, calls: list[tuple[Any, ...]]) -> dict[str, Any]:
-        """Results of the calls, full gradients of each step, full weights before the first."""
+        """Results of the calls, full gradients of each step, tokens of each of the policy's passes, weights before."""
         import deepspeed
         import torch
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
@@ -44,6 +44,8 @@ class RankHost:
 
         for _, model in rank._models():
             record(model)
+        laid: list[int] = []
+        rank.policy.module.register_forward_pre_hook(lambda _, inputs: laid.append(inputs[0].token_ids_1T.shape[1]))
         weights = {}
         for name, p in rank.policy.module.named_parameters():
             if p.requires_grad:
@@ -53,4 +55,4 @@ class RankHost:
             model.engine.destroy()
         del rank
         assert deepspeed.comm.is_initialized()
-        return {"results": results, "gradients": gradients, "weights": weights}
+        return {"results": results, "gradients": gradients, "laid": laid, "weights": weights}

@@ -105,6 +105,17 @@ def test_saving_memory_does_not_change_the_numbers(change: dict[str, Any], small
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
 
 
+def test_a_groups_prompt_is_laid_once_in_every_pass_of_an_update(
+    small_llama: Path, other_llama: Path, ranks: Run
+) -> None:
+    batch = [e for e in episodes(8, seed=10, longest=80) if e.scored]
+    settings = spec(small_llama, 1, 1, 4096, reference=other_llama, ppo=config(algorithm="grpo"))
+    seen = ranks(1, settings, [("ppo_update", batch, 0)])
+    prompts = {e.group_id: int(np.argmax(e.loss_mask)) for e in batch}
+    once = sum(prompts.values()) + sum(int(e.loss_mask.sum()) for e in batch)
+    assert seen["laid"] == [once, once], "one pass that scores, one that learns"
+
+
 def test_the_behaviour_policy_as_old_one_bounds_the_ratio_to_the_engine(small_llama: Path, ranks: Run) -> None:
     batch = episodes(8, seed=9)
     seen = ranks(1, spec(small_llama, 1, 1, 4096, ppo=config(old_policy="behaviour")), [("ppo_update", batch, 0)])

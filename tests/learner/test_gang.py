@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,45 @@ def test_a_silent_gang_is_ended_at_its_deadline(tiny_llama: Path, ray_session: N
             learner.sft_loss(examples(2, words=5000))
         assert time.monotonic() - started < 30
         os.kill(pid, signal.SIGCONT)
+    finally:
+        learner.shutdown()
+
+
+class Overtaken:
+    """A rank's method whose first call is sent only after another thread's, if another thread can send one by then."""
+
+    def __init__(self, method: Any) -> None:
+        self.method = method
+        self.first, self.second = threading.Event(), threading.Event()
+
+    def remote(self, *arguments: Any) -> Any:
+        if not self.first.is_set():
+            self.first.set()
+            self.second.wait(3.0)
+            return self.method.remote(*arguments)
+        sent = self.method.remote(*arguments)
+        self.second.set()
+        return sent
+
+
+@pytest.mark.slow
+def test_calls_of_two_threads_reach_every_rank_in_the_same_order(
+    tiny_llama: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = group(tiny_llama, ranks=2, deadline=60)
+    batches = [[e.token_ids for e in examples(4, seed=seed, words=5000)] for seed in range(2)]
+    try:
+        expected = [learner.log_probs(batch, 1.0) for batch in batches]
+        slow = Overtaken(learner._ranks[1].call)
+        monkeypatch.setattr(learner._ranks[1], "call", slow, raising=False)
+        with ThreadPoolExecutor(2) as threads:
+            first = threads.submit(learner.log_probs, batches[0], 1.0)
+            assert slow.first.wait(60)
+            second = threads.submit(learner.log_probs, batches[1], 1.0)
+            got = [first.result(), second.result()]
+        for ours, theirs in zip(got, expected, strict=True):
+            for a, b in zip(ours, theirs, strict=True):  # ranks in the midst of two calls exchange what is not one's
+                np.testing.assert_array_equal(a, b)
     finally:
         learner.shutdown()
 

@@ -15,10 +15,12 @@ import pytest
 import ray
 
 from actors.generation import Completion, Generation
+from benchmarks.small_runs import small_tree
 from launch.collect import Assignments, Collector
 from launch.dialogue import Dialogue, build_episode
 from launch.fleet import Fleet
-from launch.ppo import STAGE, ppo
+from launch.ppo import ppo
+from launch.ppo_setup import STAGE
 from launch.problem_sets import training_problems
 from launch.rundir import RunDirectory, read_parts
 from launch.synthesize import load_trajectories, synthesize
@@ -35,32 +37,23 @@ LEARNER_READY = 20.0
 
 
 def tree(model: Path, run: str, mode: str, deadline: float) -> dict[str, Any]:
-    return {
-        "run": run,
-        "stages": ["synthesize", "ppo"],
-        "model": {"name": str(model), "max_length": 512},
-        "problems": {"limit": 6},
-        "sandbox": {"floor": "C", "actors": 2, "deadline_seconds": deadline},
-        "rollout": {"max_num_seqs": 16, "kv_cache_gb": 0.25, "deadline_seconds": deadline},
-        "learner": {"deadline_seconds": 2 * deadline},
-        "synthesis": {
-            "solve": {"n": 1, "max_tokens": 8},
-            "refine": {"n": 1, "max_tokens": 8},
-            "max_wrong_per_problem": 1,
-            "seeded_bugs": 2,
-        },
-        "tracking": {"wandb": "disabled"},
-        "ppo": {
+    return small_tree(
+        model,
+        run,
+        problems={"limit": 6},
+        sandbox={"actors": 2, "deadline_seconds": deadline},
+        rollout={"deadline_seconds": deadline},
+        learner={"deadline_seconds": 2 * deadline},
+        ppo={
             "iterations": ITERATIONS,
             "mode": mode,
             "prompts_per_iteration": PROMPTS,
             "sampling": {"n": SAMPLES, "max_tokens": 64},
             "minibatch_episodes": PROMPTS * SAMPLES,
-            "critic_warmup": 0,
             "validate_every": 5,
             "checkpoint_every": 1,
         },
-    }
+    )
 
 
 def seconds(work: Callable[[], Any]) -> float:

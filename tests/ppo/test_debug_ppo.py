@@ -16,11 +16,13 @@ import psutil
 import pytest
 
 from actors.learner import LearnerGroup
+from benchmarks.small_runs import open_beside, small_tree, synthesized
 from examples.sweep_kl import sweep
+from launch.debug_ppo import DebugPPO
 from launch.fleet import Fleet
-from launch.ppo import STAGE, DebugPPO, DebugPPOConfig, Session, ppo
+from launch.ppo import ppo, training
+from launch.ppo_setup import STAGE
 from launch.rundir import RunDirectory, read_parts
-from launch.synthesize import synthesize
 from launch.tracking import Tracker
 from ledex_ray.config import Recipe, recipe_from_tree
 from ledex_ray.episode_store import EpisodeStore
@@ -33,34 +35,25 @@ ITERATIONS = 3
 
 def tree(model: Path, run: str, arm: str = "paper", **ppo_keys: Any) -> dict[str, Any]:
     """A recipe in which a random model answers seeded bugs: all the machinery, nothing to learn."""
-    return {
-        "run": run,
-        "stages": ["synthesize", "ppo"],
-        "model": {"name": str(model), "dtype": "float32", "max_length": 512},
-        "problems": {"limit": 4},
-        "sandbox": {"floor": "C", "actors": 2},
-        "rollout": {"max_num_seqs": 16, "kv_cache_gb": 0.25},
-        "synthesis": {
-            "solve": {"n": 1, "max_tokens": 8},
-            "refine": {"n": 1, "max_tokens": 8},
-            "max_wrong_per_problem": 1,
-            "seeded_bugs": 2,
-        },
-        "reward": {"arm": arm},
-        "tracking": {"wandb": "disabled"},
-        "ppo": {
+    return small_tree(
+        model,
+        run,
+        model={"dtype": "float32"},
+        problems={"limit": 4},
+        sandbox={"actors": 2},
+        reward={"arm": arm},
+        ppo={
             "iterations": ITERATIONS,
             "prompts_per_iteration": 2,
             "sampling": {"n": 2, "max_tokens": 16},
             "minibatch_episodes": 4,
-            "critic_warmup": 0,
             "validate_every": 2,
             "checkpoint_every": 1,
             "reload_tolerance": 1e-3,
             "optimizer": {"lr": 1e-3},
             **ppo_keys,
         },
-    }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -90,19 +83,13 @@ def fleet(tiny_llama: Path, ray_session: Any, tmp_path_factory: pytest.TempPathF
     """One engine, one sandbox pool and one finished synthesis for all tests of this file."""
     os.environ["LEDEX_RUNS"] = str(tmp_path_factory.mktemp("runs"))
     with Fleet(recipe_from_tree(tree(tiny_llama, "base"))) as fleet:
-        run = RunDirectory.open(fleet.recipe)
-        synthesize(run, fleet)
-        run.close()
+        synthesized(fleet)
         yield fleet
     del os.environ["LEDEX_RUNS"]
 
 
 def open_run(fleet: Fleet, recipe: Recipe) -> RunDirectory:
-    run = RunDirectory.open(recipe)
-    if not (run.root / "synthesis").exists():
-        (run.root / "synthesis").symlink_to(Path(os.environ["LEDEX_RUNS"]).resolve() / "base" / "synthesis")
-    fleet.recipe = recipe
-    return run
+    return open_beside(Path(os.environ["LEDEX_RUNS"]) / "base", fleet, recipe)
 
 
 def train(fleet: Fleet, run_name: str, model: Path, arm: str = "paper", **ppo_keys: Any) -> Path:
@@ -216,19 +203,16 @@ def constant(inputs: Inputs) -> float:
 def test_rllib_drives_saves_and_restores_it(fleet: Fleet, tiny_llama: Path, tmp_path: Path) -> None:
     run = open_run(fleet, recipe_from_tree(tree(tiny_llama, "rllib")))
     tracker = Tracker(run)
-    DebugPPO.shared = Session(run, fleet, tracker)
     try:
-        algorithm = DebugPPOConfig().recipe(run.recipe.model_dump(mode="json")).build_algo()
-        result = algorithm.train()
-        assert result["training_iteration"] == 1 and -10 <= result["reward"] <= 10
-        saved = algorithm.save_to_path(str(tmp_path / "checkpoint"))
-        algorithm.stop()
-        restored = DebugPPO.from_checkpoint(saved)
-        assert restored.progress.iteration == 1
-        assert restored.train()["training_iteration"] == 2
-        restored.stop()
+        with training(run, fleet, tracker) as algorithm:
+            result = algorithm.train()
+            assert result["training_iteration"] == 1 and -10 <= result["reward"] <= 10
+            saved = algorithm.save_to_path(str(tmp_path / "checkpoint"))
+            restored = DebugPPO.from_checkpoint(saved)
+            assert restored.progress.iteration == 1
+            assert restored.train()["training_iteration"] == 2
+            restored.stop()
     finally:
-        DebugPPO.shared = None
         tracker.close()
         run.close()
 

@@ -1,0 +1,329 @@
+"""PPO on refinements (LeDex, section 3.3), with RLlib's Algorithm as its control plane.
+
+RLlib gives `tune.Tuner`, callbacks, the metrics logger, checkpoint and restore. Sampling is vLLM's and learning is
+DeepSpeed's: EnvRunnerGroup, LearnerGroup, RLModule, connectors and replay buffers are not used.
+Three private names of RLlib 2.60 are touched in `_bare_setup`; a test holds them. What a training is set up with is in
+ppo_setup.py, the stage that runs one in ppo.py.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import ray
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.checkpoints import Checkpointable
+from ray.tune import PlacementGroupFactory
+
+from actors.failures import GangLost
+from actors.learner import LearnerGroup
+from actors.weights import TransferFailed
+from launch.best_model import BestModel
+from launch.collect import Collector
+from launch.console import log
+from launch.dialogue import Assignment
+from launch.ppo_setup import (
+    STAGE,
+    Session,
+    open_session,
+    optimizer_steps,
+    probe_sequences,
+    start_model,
+    training_assignments,
+    validation_assignments,
+)
+from launch.rundir import runs_folder
+from launch.utilisation import Utilisation
+from launch.weight_sync import WeightSync
+from ledex_ray.config import recipe_from_tree
+from ledex_ray.episode_metrics import describe, flat
+from ledex_ray.episode_store import EpisodeStore
+from ledex_ray.episodes import Episode
+from ledex_ray.placement import TRACE
+
+MOST_LOSSES = 5  # of the gang within one step: after that it is not an accident
+MOST_REPLACEMENTS = 2  # with filter_groups: at most so many more batches are sampled to replace flat groups
+REPLACEMENT_OFFSET = 1 << 20  # replacements come from a part of the endless order that no iteration reaches
+
+
+@dataclass
+class Progress:
+    """Where the training stands; it travels with each checkpoint."""
+
+    iteration: int = 0  # updates committed; also the version of the weights, and what the data cursor follows from
+    best_rate: float = -1.0
+    best_iteration: int = 0
+
+
+class DebugPPOConfig(AlgorithmConfig):
+    """RLlib's config object around a recipe: `DebugPPOConfig().recipe({...})`.
+
+    For Tune, whose trials run in processes and folders of their own, `param_space` gives the same as a mapping.
+    """
+
+    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
+        super().__init__(algo_class=algo_class or DebugPPO)
+        self._is_online = False  # no EnvRunnerGroup
+        self.ledex: dict[str, Any] = {}
+        self.runs = ""  # where runs live; "" for this process's own idea of it
+
+    def recipe(self, tree: Mapping[str, Any]) -> DebugPPOConfig:
+        """Takes a recipe as a plain mapping; raises BadInput where it is wrong."""
+        recipe_from_tree(tree)
+        self.ledex = dict(tree)
+        return self
+
+    @staticmethod
+    def param_space(tree: Mapping[str, Any]) -> dict[str, Any]:
+        """A recipe as Tune's `param_space`, in which any key may be a search, e.g. `tune.grid_search`.
+
+        Each trial needs a `run` of its own: `tune.sample_from` makes one from what was searched.
+        """
+        return {"ledex": dict(tree), "runs": str(runs_folder().resolve())}
+
+
+class DebugPPO(Algorithm):
+    """One PPO training. Its `training_step` is the method."""
+
+    shared: ClassVar[Session | None] = None  # set by `training` (ppo.py); a Tune trial opens a session of its own
+    session: Session
+    progress: Progress
+    weights: WeightSync
+    learner: LearnerGroup
+    _next: int  # the first iteration that nobody collects for yet
+
+    @override(Algorithm)
+    def training_step(self) -> None:
+        losses = 0
+        while True:
+            try:
+                if losses:
+                    self._go_back(self.learner.rebuild, self.checkpoints)
+                metrics = self._iterate()
+                break
+            except (GangLost, TransferFailed) as error:
+                losses += 1
+                if losses == MOST_LOSSES:
+                    raise
+                log.warning("ppo: %s; rebuilding the gang, %d of %d times", error, losses, MOST_LOSSES - 1)
+        for name, value in metrics.items():
+            self.metrics.log_value(name, value, reduce="mean", window=1)
+
+    def _iterate(self) -> dict[str, float]:
+        """One iteration: collect, store, update, validate, commit. Episodes that are stored are never made again."""
+        iteration = self.progress.iteration
+        episodes = self.store.read(iteration)
+        if episodes is None:
+            episodes = self._episodes(iteration)
+            self.store.write(iteration, episodes)
+        metrics = describe(episodes) | self.weights.gap | self.learner.ppo_update(episodes, iteration)
+        self.progress.iteration += 1
+        if self._due(self.settings.validate_every):
+            metrics |= self._validate()
+        metrics |= self.utilisation.measure()
+        self.session.tracker.log(STAGE, self.progress.iteration, metrics)
+        if self._due(self.settings.checkpoint_every):
+            self.learner.save_checkpoint(self.checkpoints, asdict(self.progress))
+            self.best.settle(self.progress.best_iteration)
+        return metrics
+
+    def _episodes(self, iteration: int) -> list[Episode]:
+        """The iteration's episodes, from weights at most `max_staleness` versions old (0 when synchronous).
+
+        Asynchronously, the next batches are sampled and scored while this one is learned from; new weights reach the
+        engines in the midst of that, and each token keeps the version it was sampled under.
+        """
+        self.weights.publish()
+        ahead = self.settings.max_staleness if self.settings.mode == "asynchronous" else 0
+        self._next = max(self._next, iteration)
+        while self._next <= min(iteration + ahead, self.settings.iterations - 1):
+            self._coming[self._next] = self._background.submit(self._collect, self._next)
+            self._next += 1
+        episodes = self._coming[iteration].result()
+        del self._coming[iteration]
+        return episodes
+
+    def _collect(self, iteration: int) -> list[Episode]:
+        """Groups of episodes in a fixed order.
+
+        Replaced are groups that a group estimator can make nothing of (fewer than two scored members) and, with
+        `filter_groups`, those without variance.
+        """
+        want, seed = self.settings.prompts_per_iteration, self.settings.seed + iteration
+        groups: dict[str, list[Episode]] = {}
+        grouped = self.settings.algorithm in ("grpo", "rloo")
+        replaces = self.settings.filter_groups or grouped
+        for attempt in range(1 + MOST_REPLACEMENTS * replaces):
+            start = iteration * want + attempt * REPLACEMENT_OFFSET
+            assignments = self.assignments.take(start, want - len(groups))
+            groups_found = self.collector.collect(
+                assignments,
+                self.settings.sampling,
+                self.weights.ref,
+                seed,
+                turns=self.settings.turns,
+                called_off=self._off.is_set,
+            )
+            for group in groups_found:
+                alone = grouped and sum(e.scored for e in group) < 2  # nothing to be compared with
+                if group and not alone and not (self.settings.filter_groups and flat(group)):
+                    groups[group[0].group_id] = group
+            if len(groups) >= want:
+                break
+        return [episode for _, group in sorted(groups.items()) for episode in group]
+
+    def _validate(self) -> dict[str, float]:
+        """The pass rate on held-in validation bugs; the best model by it is kept, once a checkpoint says so."""
+        self.weights.publish()
+        rate = self._pass_rate(self.validation)
+        if not rate < self.progress.best_rate:  # NaN, where nothing could be validated, keeps the latest
+            self.progress.best_rate, self.progress.best_iteration = rate, self.progress.iteration
+            self.learner.export_model(self.best.staged(self.progress.iteration))
+        return {"validation_pass_rate": rate}
+
+    def _pass_rate(self, assignments: Sequence[Assignment]) -> float:
+        sampling = self.settings.sampling.model_copy(update={"n": self.settings.validation_samples})
+        groups = self.collector.collect(
+            assignments, sampling, self.weights.ref, self.settings.seed, execute=True, turns=self.settings.turns
+        )
+        verdicts = [e.verdict == "PASSED" for group in groups for e in group if e.verdict != "INFRA"]
+        return float(np.mean(verdicts)) if verdicts else math.nan
+
+    def _due(self, every: int) -> bool:
+        return self.progress.iteration % every == 0 or self.progress.iteration == self.settings.iterations
+
+    # ---- RLlib ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> AlgorithmConfig:
+        return DebugPPOConfig()
+
+    @override(Algorithm)
+    def setup(self, config: AlgorithmConfig) -> None:
+        self._bare_setup()
+        self._owned = self.shared is None
+        self.session = self.shared or open_session(recipe_from_tree(self.config.ledex), self.config.runs)
+        self.run, fleet = self.session.run, self.session.fleet
+        recipe = self.run.recipe
+        self.settings = recipe.ppo
+        self.progress = Progress()
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="collect")
+        self._coming: dict[int, Future[list[Episode]]] = {}
+        self._off = threading.Event()  # what is being sampled in the background is no longer wanted
+        self._next = 0
+        self.store = EpisodeStore(self.run.path(STAGE, "episodes", "x").parent)
+        self.checkpoints = self.run.path(STAGE, "checkpoints", "x").parent
+        self.best = BestModel(self.run.root / STAGE)
+        self.collector = Collector(fleet)
+        self.assignments = training_assignments(self.run, fleet, self.collector)
+        self.validation = validation_assignments(self.run, fleet, self.collector)
+        self.learner = LearnerGroup(
+            recipe.learner,
+            recipe.model,
+            start_model(self.run, fleet),
+            self.settings.optimizer,
+            total_steps=optimizer_steps(recipe),
+            seed=self.settings.seed,
+            ppo=self.settings,
+            separated=recipe.reward.separated,
+        )
+        probe = probe_sequences(self.assignments, fleet)
+        self.weights = WeightSync(self.learner, fleet.rollout, probe, self.settings.reload_tolerance)
+        self.utilisation = Utilisation(fleet, self.learner)
+
+    def _bare_setup(self) -> None:
+        """What `step`, `save` and `cleanup` of Algorithm touch, without what its own `setup` builds."""
+        classes = self.config.callbacks_class
+        self.callbacks = [c() for c in (classes if isinstance(classes, list) else [classes])]
+        self.env_runner_group = None
+        self.spaces = self.offline_data = self._aggregator_actor_manager = None
+        self.env_to_module_connector = self.module_to_env_connector = None
+        self.evaluation_config = self.config.get_evaluation_config_object()
+        self._set_up_metrics()
+
+    @classmethod
+    @override(Algorithm)
+    def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
+        """What a trial's actors ask Ray for; long-lived actors take no CPU, and learner ranks place themselves."""
+        recipe = recipe_from_tree(config["ledex"])
+        rollout = recipe.rollout
+        sandboxes = recipe.sandbox.actors or max(1, int(ray.cluster_resources().get("sandbox", 1)))
+        engine = {"GPU": rollout.gpus * rollout.tensor_parallel} if rollout.gpus else {"CPU": TRACE}
+        encoder = {"CPU": TRACE}
+        return PlacementGroupFactory(
+            [{"CPU": 1.0}, *[{"sandbox": 1.0}] * sandboxes, *[engine] * rollout.actors, encoder]
+        )
+
+    @override(Algorithm)
+    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
+        return []
+
+    @override(Algorithm)
+    def get_checkpointable_components(self) -> list[tuple[str, Checkpointable]]:
+        return []
+
+    @override(Algorithm)
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        return {"metrics": self.metrics.get_state(), "progress": asdict(self.progress)}
+
+    @override(Algorithm)
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.metrics.set_state(state["metrics"])
+        self.progress = Progress(**state["progress"])
+        self._iteration = self.progress.iteration
+
+    @override(Algorithm)
+    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
+        saved = super().save_to_path(path, **kwargs)
+        self.learner.save_checkpoint(Path(saved) / "learner", asdict(self.progress))
+        return saved
+
+    @override(Algorithm)
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        Checkpointable.restore_from_path(self, path, *args, **kwargs)  # Algorithm's own asks the EnvRunnerGroup
+        self._go_back(self.learner.load_checkpoint, Path(path) / "learner")
+
+    @override(Algorithm)
+    def cleanup(self) -> None:
+        self._call_off()
+        self._background.shutdown()
+        self.learner.shutdown()
+        if self._owned:
+            self.session.fleet.close()
+            self.session.tracker.close()
+            self.session.run.close()
+
+    def resume(self) -> None:
+        """Goes on from the run's newest complete checkpoint, where there is one."""
+        self._go_back(self.learner.load_checkpoint, self.checkpoints)
+
+    def _go_back(self, load: Callable[[Path], Mapping[str, Any] | None], checkpoints: Path) -> None:
+        self._call_off()  # first: nobody may be sent the weights while their version is not known
+        state = load(checkpoints)
+        self.progress = Progress(**state) if state else Progress()
+        self._iteration = self.progress.iteration
+        self.weights.restart(self.progress.iteration)
+        self.best.settle(self.progress.best_iteration)
+        self._next = self.progress.iteration
+        self.session.tracker.forget_after(STAGE, self.progress.iteration)
+        if state:
+            log.info("ppo: going on after iteration %d", self.progress.iteration)
+
+    def _call_off(self) -> None:
+        """Ends what is being sampled in the background: it is sampled again, under weights that are known."""
+        self._off.set()
+        for future in self._coming.values():
+            future.cancel()
+        wait(self._coming.values())
+        self._coming.clear()
+        self._off.clear()

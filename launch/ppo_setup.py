@@ -1,0 +1,99 @@
+"""What one PPO training is set up with: its surroundings, the model it starts from, what it is asked, its probe.
+
+Not covered: the training itself (debug_ppo.py), the stage that runs it (ppo.py).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.collect import Assignments, Collector
+from launch.dialogue import Assignment
+from launch.fleet import Fleet
+from launch.problem_sets import validation_problems
+from launch.rundir import RunDirectory
+from launch.seeding import seeded_trajectories
+from launch.synthesize import load_trajectories, require_synthesis
+from launch.tracking import Tracker
+from launch.training_set import training_set
+from ledex_ray.config import Recipe
+from ledex_ray.errors import BadInput
+from ledex_ray.prompts import fenced
+from ledex_ray.records import Trajectory
+
+STAGE = "ppo"
+PROBE_SEQUENCES = 4
+
+
+@dataclass(frozen=True)
+class Session:
+    """The live surroundings of one training: a run directory, its actors, its metrics."""
+
+    run: RunDirectory
+    fleet: Fleet
+    tracker: Tracker
+
+
+def open_session(recipe: Recipe, runs: str = "") -> Session:
+    """A session of its own for a training under Tune."""
+    run = RunDirectory.open(recipe, folder=Path(runs) if runs else None)
+    return Session(run, Fleet(recipe), Tracker(run))
+
+
+def start_model(run: RunDirectory, fleet: Fleet) -> Path:
+    """The model that PPO starts from, which is also the reference: the SFT stage's, or the untrained one."""
+    trained = run.root / "sft" / "model"
+    if "sft" in run.recipe.stages:
+        if not run.done("sft"):
+            raise BadInput(
+                f"run {run.recipe.run}",
+                "has no finished sft stage for PPO to start from",
+                expected="`ledex sft RECIPE` first, or `ledex run RECIPE`",
+            )
+        return trained
+    return fleet.model_path
+
+
+def training_assignments(run: RunDirectory, fleet: Fleet, collector: Collector) -> Assignments:
+    """The run's wrong solutions under each instruction. Raises BadInput where there are none."""
+    require_synthesis(run)
+    trajectories = load_trajectories(run)
+    recipe = run.recipe
+    assignments = Assignments(
+        trajectories, training_set(run, fleet), fleet.renderer, recipe, collector.arm, recipe.ppo.max_prompts
+    )
+    if not len(assignments):
+        raise BadInput(
+            f"run {run.recipe.run}",
+            "has no trajectories to train on",
+            expected="a finished synthesis stage with wrong solutions, or synthesis.seeded_bugs=4",
+        )
+    return assignments
+
+
+def validation_assignments(run: RunDirectory, fleet: Fleet, collector: Collector) -> list[Assignment]:
+    """One seeded bug a validation problem under each instruction: the same for every iteration and run."""
+    problems = validation_problems(run.recipe)
+    found = seeded_trajectories(
+        list(problems.values()), fleet.sandbox.client(), 1, run.recipe.synthesis.seed, run.recipe.problems.feedback
+    )
+    trajectories: list[Trajectory] = [t for some in found for t in some]
+    assignments = Assignments(trajectories, problems, fleet.renderer, run.recipe, collector.arm)
+    return assignments.take(0, len(assignments))
+
+
+def probe_sequences(assignments: Assignments, fleet: Fleet) -> list[list[int]]:
+    """A few prompts with right answers: the fixed batch on which engine and learner must agree."""
+    chosen = assignments.take(0, min(PROBE_SEQUENCES, len(assignments)))
+    longest = fleet.recipe.model.max_length - 1
+    answers = [fenced(a.references[0] if a.references else a.wrong_code) for a in chosen]
+    ids = [[*a.prompt_ids, *fleet.renderer.answer_ids(answer)] for a, answer in zip(chosen, answers, strict=True)]
+    return [sequence[:longest] for sequence in ids]
+
+
+def optimizer_steps(recipe: Recipe) -> int:
+    """How many updates a whole training has: the length of its learning-rate schedule."""
+    episodes = recipe.ppo.prompts_per_iteration * recipe.ppo.sampling.n
+    return recipe.ppo.iterations * recipe.ppo.epochs * max(1, math.ceil(episodes / recipe.ppo.minibatch_episodes))
