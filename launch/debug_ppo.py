@@ -27,6 +27,7 @@ from ray.tune import PlacementGroupFactory
 from actors.failures import GangLost
 from actors.learner import LearnerGroup
 from actors.weights import TransferFailed
+from launch.accidents import Accidents
 from launch.best_model import BestModel
 from launch.collect import Collector
 from launch.console import log
@@ -50,7 +51,6 @@ from ledex_ray.episode_store import EpisodeStore
 from ledex_ray.episodes import Episode
 from ledex_ray.placement import TRACE
 
-MOST_LOSSES = 5  # of the gang within one step: after that it is not an accident
 MOST_REPLACEMENTS = 2  # with filter_groups: at most so many more batches are sampled to replace flat groups
 REPLACEMENT_OFFSET = 1 << 20  # replacements come from a part of the endless order that no iteration reaches
 
@@ -60,8 +60,18 @@ class Progress:
     """Where the training stands; it travels with each checkpoint."""
 
     iteration: int = 0  # updates committed; also the version of the weights, and what the data cursor follows from
-    best_rate: float = -1.0
+    best_rate: float = -1.0  # below 0: nothing was validated yet
     best_iteration: int = 0
+
+    def validated(self, rate: float) -> bool:
+        """Takes note of a validation; whether this is the model to keep.
+
+        One without a single usable verdict (NaN) says nothing: it replaces only a model that nobody measured either.
+        """
+        if not (rate >= self.best_rate or self.best_rate < 0):
+            return False
+        self.best_rate, self.best_iteration = (self.best_rate if math.isnan(rate) else rate), self.iteration
+        return True
 
 
 class DebugPPOConfig(AlgorithmConfig):
@@ -103,18 +113,17 @@ class DebugPPO(Algorithm):
 
     @override(Algorithm)
     def training_step(self) -> None:
-        losses = 0
+        gone = False
         while True:
             try:
-                if losses:
+                if gone:
                     self._go_back(self.learner.rebuild, self.checkpoints)
                 metrics = self._iterate()
                 break
             except (GangLost, TransferFailed) as error:
-                losses += 1
-                if losses == MOST_LOSSES:
-                    raise
-                log.warning("ppo: %s; rebuilding the gang, %d of %d times", error, losses, MOST_LOSSES - 1)
+                self.accidents.lost(error)
+                gone = True
+        self.accidents.reached(self.progress.iteration)
         for name, value in metrics.items():
             self.metrics.log_value(name, value, reduce="mean", window=1)
 
@@ -185,8 +194,7 @@ class DebugPPO(Algorithm):
         """The pass rate on held-in validation bugs; the best model by it is kept, once a checkpoint says so."""
         self.weights.publish()
         rate = self._pass_rate(self.validation)
-        if not rate < self.progress.best_rate:  # NaN, where nothing could be validated, keeps the latest
-            self.progress.best_rate, self.progress.best_iteration = rate, self.progress.iteration
+        if self.progress.validated(rate):
             self.learner.export_model(self.best.staged(self.progress.iteration))
         return {"validation_pass_rate": rate}
 
@@ -216,7 +224,7 @@ class DebugPPO(Algorithm):
         self.run, fleet = self.session.run, self.session.fleet
         recipe = self.run.recipe
         self.settings = recipe.ppo
-        self.progress = Progress()
+        self.progress, self.accidents = Progress(), Accidents(STAGE, 0)
         self._background = ThreadPoolExecutor(1, thread_name_prefix="collect")
         self._coming: dict[int, Future[list[Episode]]] = {}
         self._off = threading.Event()  # what is being sampled in the background is no longer wanted
@@ -315,6 +323,7 @@ class DebugPPO(Algorithm):
         self.weights.restart(self.progress.iteration)
         self.best.settle(self.progress.best_iteration)
         self._next = self.progress.iteration
+        self.accidents.reached(self.progress.iteration)
         self.session.tracker.forget_after(STAGE, self.progress.iteration)
         if state:
             log.info("ppo: going on after iteration %d", self.progress.iteration)

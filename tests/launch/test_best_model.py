@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from pathlib import Path
 
 from actors.directories import put_in_place
 from launch.best_model import BestModel
+from launch.debug_ppo import Progress
 
 
 def write(folder: Path, text: str) -> None:
@@ -65,3 +67,14 @@ def test_a_reader_finds_a_model_at_every_moment_of_its_replacement(tmp_path: Pat
     reader.join()
     assert not missed and content(target) == "1499"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_validation_without_verdicts_replaces_no_measured_model() -> None:
+    progress = Progress(iteration=4)
+    assert progress.validated(math.nan) and progress.best_iteration == 4, "nothing better is known"
+    progress.iteration = 8
+    assert progress.validated(0.5) and progress.best_rate == 0.5
+    progress.iteration = 12
+    assert not progress.validated(math.nan) and not progress.validated(0.4)
+    assert (progress.best_rate, progress.best_iteration) == (0.5, 8)
+    assert progress.validated(0.5), "of equals the later one, which has seen more"
