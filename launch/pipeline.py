@@ -32,33 +32,35 @@ def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> 
             if stage not in left:
                 log.info("%s: already finished", stage)
         if left:
-            _check_inputs(run.recipe, left)
+            _check_inputs(run, left)
             _run_stages(run, left)
         return run.root
     finally:
         run.close()
 
 
-def _check_inputs(recipe: Recipe, stages: list[str]) -> None:
+def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
     """Raises BadInput now for what a stage would otherwise find out hours later."""
     from launch.endpoint import endpoint_key
     from launch.model_cache import resolve_encoder, resolve_model
-    from launch.problem_sets import heldout_problems, training_problems, validation_problems
+    from launch.problem_sets import heldout_problems, pin_problem_sets, training_problems, validation_problems
     from reward.arms import resolve_arm
 
+    recipe, pins = run.recipe, run.pins
+    pin_problem_sets(recipe, pins)
     training_problems(recipe)
     if "ppo" in stages:
         resolve_arm(recipe.reward.arm)
-        resolve_encoder(recipe.reward.encoder)
+        resolve_encoder(recipe.reward.encoder, pins)
         validation_problems(recipe)
     if "evaluate" in stages:
         heldout_problems(recipe)
         for name in recipe.evaluation.models.values():
-            resolve_model(name)
+            resolve_model(name, pins)
     if "synthesize" in stages and recipe.synthesis.endpoint is not None:
         endpoint_key(recipe.synthesis.endpoint)
     elif "synthesize" in stages and recipe.synthesis.teacher is not None:
-        resolve_model(recipe.synthesis.teacher)
+        resolve_model(recipe.synthesis.teacher, pins)
 
 
 def _run_stages(run: RunDirectory, stages: list[str]) -> None:
@@ -69,7 +71,7 @@ def _run_stages(run: RunDirectory, stages: list[str]) -> None:
 
     tracker = Tracker(run)
     try:
-        with Fleet(run.recipe, stages) as fleet:
+        with Fleet(run.recipe, stages, run.pins) as fleet:
             for stage in stages:
                 _stage(run, stage, _function(stage, run, fleet, tracker))
                 tracker.publish(stage)

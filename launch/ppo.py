@@ -32,7 +32,7 @@ from launch.collect import Assignments, Collector
 from launch.console import log, task
 from launch.dialogue import Assignment
 from launch.fleet import Fleet
-from launch.problem_sets import validation_problems
+from launch.problem_sets import pin_problem_sets, validation_problems
 from launch.rundir import RunDirectory, runs_folder
 from launch.seeding import seeded_trajectories
 from launch.synthesize import load_trajectories, require_synthesis
@@ -374,7 +374,8 @@ def _note(result: Mapping[str, Any]) -> str:
 def open_session(recipe: Recipe, runs: str = "") -> Session:
     """A session of its own for a training under Tune."""
     run = RunDirectory.open(recipe, folder=Path(runs) if runs else None)
-    return Session(run, Fleet(recipe), Tracker(run))
+    pin_problem_sets(run.recipe, run.pins)
+    return Session(run, Fleet(recipe, pins=run.pins), Tracker(run))
 
 
 def start_model(run: RunDirectory, fleet: Fleet) -> Path:

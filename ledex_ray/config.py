@@ -28,7 +28,9 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The policy: a hub id, a path, or a packaged name."""
 
-    name: str = Field("smollm2-135m", description="Packaged name, Hugging Face hub id or path of a causal LM.")
+    name: str = Field(
+        "smollm2-135m", description="A causal LM: packaged name, hub id (OWNER/NAME or OWNER/NAME@REVISION) or path."
+    )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="Precision of engine and forward passes; auto probes this machine."
     )

@@ -34,7 +34,7 @@ def ask(server: Faulty, asked: Sequence[Question], **changes: object) -> dict[st
 def test_every_question_is_answered_once_with_its_tokens() -> None:
     server = Faulty()
     replies = ask(server, questions(20))
-    assert replies == {f"q{i}": Reply((f"say {i} 0", f"say {i} 1"), 10, 6) for i in range(20)}
+    assert replies == {f"q{i}": Reply((f"say {i} 0", f"say {i} 1"), 10, 6, "teacher") for i in range(20)}
     assert len(server.bodies) == 20 and set(server.keys) == {"Bearer secret"}
     assert server.bodies[0] | {"messages": []} == {
         "model": "teacher", "messages": [], "n": 2, "temperature": 0.8, "top_p": 1.0, "max_tokens": 64, "seed": 0,
