@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,12 +32,26 @@ def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> 
         for stage in stages:
             if stage not in left:
                 log.info("%s: already finished", stage)
+                discard_checkpoints(run, stage)
         if left:
             _check_inputs(run, left)
             _run_stages(run, left)
         return run.root
     finally:
         run.close()
+
+
+def discard_checkpoints(run: RunDirectory, stage: str) -> None:
+    """Removes a finished stage's checkpoints: `model/` is exported, and nothing goes on from them any more.
+
+    Nothing happens under `learner.keep_finished`, or where the stage has not finished.
+    """
+    folder = run.root / FOLDERS[stage] / "checkpoints"
+    if run.recipe.learner.keep_finished or not run.done(FOLDERS[stage]) or not folder.exists():
+        return
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    shutil.rmtree(folder)
+    log.info("%s: its checkpoints are gone, %.1f GB (learner.keep_finished=true keeps them)", stage, size / 1e9)
 
 
 def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
@@ -82,6 +97,7 @@ def _run_stages(run: RunDirectory, stages: list[str]) -> None:
 def _stage(run: RunDirectory, stage: str, function: Callable[[], None]) -> None:
     with run.timed(stage):
         function()
+    discard_checkpoints(run, stage)
 
 
 def _function(stage: str, run: RunDirectory, fleet: Fleet, tracker: Tracker) -> Callable[[], None]:

@@ -169,7 +169,11 @@ class LearnerConfig(Section):
     tokens_per_micro_batch: int = Field(2048, ge=64, description="Padding-free budget of one forward pass.")
     threads: int | None = Field(None, ge=1, description="CPU: threads a rank; default: cores / ranks.")
     placement: Literal["PACK", "SPREAD"] = "PACK"
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(2, ge=1, description="The newest so many stay while a stage trains.")
+    keep_finished: bool = Field(
+        False,
+        description="Keep a finished stage's checkpoints too: optimizer, value head, weights of the last step.",
+    )
     ready_seconds: float = Field(600.0, gt=0)
     deadline_seconds: float = Field(3600.0, gt=0, description="Longest one update or checkpoint may take.")
 

@@ -88,6 +88,7 @@ def test_both_trained_models_are_plain_directories(smoke: Path) -> None:
     for stage in ("sft", "ppo"):
         AutoTokenizer.from_pretrained(smoke / stage / "model")
         AutoModelForCausalLM.from_pretrained(smoke / stage / "model")
+        assert not (smoke / stage / "checkpoints").exists()  # nothing goes on from those of a finished stage
 
 
 def test_the_evaluation_has_every_model_mode_and_baseline(smoke: Path) -> None:
