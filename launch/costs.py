@@ -113,7 +113,7 @@ def _total(folder: Path, name: str) -> int:
 
 def _columns(folder: Path, pattern: str, names: list[str]) -> pa.Table | None:
     """These columns, or fields of columns, of all parts; parts of another release may have others beside them."""
-    tables = [pq.read_table(path, columns=names) for path in sorted(folder.glob(pattern))]
+    tables = [pq.ParquetFile(path).read(columns=names) for path in sorted(folder.glob(pattern))]
     columns = list(dict.fromkeys(name.partition(".")[0] for name in names))
     return pa.concat_tables(tables).select(columns) if tables else None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from ledex_ray.errors import BadInput
 
@@ -319,7 +319,19 @@ class TrackingConfig(Section):
         "auto", description="auto: online when an API key is set, else offline."
     )
     project: str = Field("ledex-ray", description="On wandb; a run's stages are grouped under its name.")
+    mlflow: str | None = Field(
+        None, description="Address of an MLflow server, e.g. http://HOST:5000; needs the package mlflow-skinny."
+    )
     tensorboard: bool = Field(False, description="Curves for TensorBoard as well, in the run's folder tensorboard/.")
+
+    @field_validator("mlflow")
+    @classmethod
+    def _no_credentials_in_a_recipe(cls, uri: str | None) -> str | None:
+        if uri is not None and "@" in uri.partition("://")[2].partition("/")[0]:
+            raise ValueError(
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment, not in the recipe"
+            )
+        return uri
 
 
 class Recipe(Section):

@@ -157,7 +157,7 @@ def test_a_synthesis_that_was_killed_twice_has_the_items_of_one_that_was_not(
     broken.ends_with(0)
     assert Counter(r.id for r in broken.refinements()) == expected
     assert broken.attempts() == whole.attempts() == solved.attempts()
-    assert {r.provenance.source for r in broken.refinements()} == {"teacher"}
+    assert {(r.provenance.source, r.provenance.revision) for r in broken.refinements()} == {("teacher", "teacher")}
     assert all(r.provenance.n_tokens for r in broken.refinements())
     asked, known = map(int, re.findall(r"(\d+) questions asked, (\d+) known from before", broken.log.read_text())[-1])
     print(f"{len(expected)} refinements in both; at the end {asked} questions were asked and {known} known from before")

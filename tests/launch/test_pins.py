@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from launch.adapters import merged
 from launch.model_cache import resolve_encoder, resolve_model, revision_of
 from launch.problem_sets import pin_problem_sets
 from launch.report import versions
@@ -112,6 +113,23 @@ def test_what_is_no_hub_snapshot_has_a_revision_only_where_this_machine_made_it(
     monkeypatch.setenv("LEDEX_CACHE", str(tmp_path / "cache"))
     assert revision_of(tmp_path / "cache" / "smollm2-135m-0.1.2-1") == "smollm2-135m-0.1.2-1"
     assert revision_of(tmp_path / "mine") == ""
+
+
+@pytest.mark.parametrize(("revision", "name"), [("v2", f"{NAME}@v2"), (None, NAME)])
+def test_the_base_of_an_adapter_is_taken_at_the_revision_that_it_names(
+    tmp_path: Path, revision: str | None, name: str
+) -> None:
+    config = {"base_model_name_or_path": NAME, "revision": revision}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    asked: list[str] = []
+
+    def base(name: str) -> Path:
+        asked.append(name)
+        raise BadInput(name, "is not here")
+
+    with pytest.raises(BadInput):
+        merged(tmp_path, tmp_path / "cache", base)
+    assert asked == [name]
 
 
 SPECS = {"train": "mbpp@train", "validation": "bundled@validation", "heldout": ["mbppplus@test"]}
