@@ -41,7 +41,7 @@ wheel: install
 
 acceptance-%: install
 	@[ -d tests/$(subst -,_,$*) ] || { echo 'acceptance: no tests/$(subst -,_,$*)' >&2; exit 2; }
-	$(VENV)/bin/python -m pytest -m acceptance tests/$(subst -,_,$*) $(ARGS)
+	$(VENV)/bin/python -m pytest -m acceptance -raP tests/$(subst -,_,$*) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -92,7 +92,7 @@ def evaluate_all(recipe: Recipe, roots: dict[tuple[str, int], Path], *, with_ppo
     """The evaluation folder with every model in it, on one fixed bug set."""
     run = RunDirectory.open(recipe.model_copy(update={"run": f"{recipe.run}-evaluation"}))
     try:
-        with Fleet(run.recipe) as fleet:  # also when it was finished: by now there may be more models
+        with Fleet(run.recipe, pins=run.pins) as fleet:  # also when it was finished: by now there may be more models
             models = [Candidate("prompt", "prompt", fleet.model_path, 0)]
             for (kind, seed), root in roots.items():
                 for folder, label in [("sft", kind), *([("ppo", "sft+rl")] if kind == "sft" and with_ppo else [])]:

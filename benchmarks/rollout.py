@@ -93,6 +93,10 @@ class Bare:
         """Generates for all requests at once; how many tokens that gave."""
         return self._run(self._generate_all(requests))
 
+    def forget(self) -> None:
+        """Clears the prefix cache: no prompt is known from before."""
+        self._run(self._llm.reset_prefix_cache())
+
     def shutdown(self) -> None:
         self._llm.shutdown()
 

@@ -27,10 +27,12 @@ def is_adapter(folder: Path) -> bool:
 
 def merged(folder: Path, cache: Path, resolve_base: Callable[[str], Path]) -> Path:
     """The directory of the merged model, made where it is not there yet. BadInput where the base cannot be had."""
-    base_name = json.loads((folder / CONFIG).read_text()).get("base_model_name_or_path")
+    config = json.loads((folder / CONFIG).read_text())
+    base_name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not base_name:
         raise BadInput(str(folder / CONFIG), "names no 'base_model_name_or_path'", expected="the adapter's base model")
-    base = resolve_base(base_name)
+    of_hub = revision and not Path(base_name).is_dir()
+    base = resolve_base(f"{base_name}@{revision}" if of_hub else base_name)
     digest = hashlib.sha256(str(base).encode())
     for file in sorted(p for p in folder.iterdir() if p.name.startswith("adapter_")):
         digest.update(file.name.encode() + file.read_bytes())

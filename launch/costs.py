@@ -67,7 +67,9 @@ def stage_gpus(recipe: Recipe, stage: str) -> float:
 
 
 def _provenance(root: Path, folder: str, item: str = "attempt_id") -> dict[str, int]:
-    table = _columns(root / "synthesis" / folder, "part-*.parquet", [item, "provenance"])
+    fields = ("n_prompt_tokens", "n_tokens", "source")
+    names = [item, *(f"provenance.{field}" for field in fields)]
+    table = _columns(root / "synthesis" / folder, "part-*.parquet", names)
     if table is None:
         return {}
     made = table["provenance"].combine_chunks()
@@ -110,8 +112,10 @@ def _total(folder: Path, name: str) -> int:
 
 
 def _columns(folder: Path, pattern: str, names: list[str]) -> pa.Table | None:
-    tables = [pq.read_table(path, columns=names) for path in sorted(folder.glob(pattern))]
-    return pa.concat_tables(tables).select(names) if tables else None
+    """These columns, or fields of columns, of all parts; parts of another release may have others beside them."""
+    tables = [pq.ParquetFile(path).read(columns=names) for path in sorted(folder.glob(pattern))]
+    columns = list(dict.fromkeys(name.partition(".")[0] for name in names))
+    return pa.concat_tables(tables).select(columns) if tables else None
 
 
 def _plus(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:

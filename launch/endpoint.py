@@ -46,12 +46,14 @@ class Question:
 class Reply:
     """The answers to a question, as many as it asked for; tokens as the endpoint counts them, of all answers together.
 
-    `error` says why there are none: the endpoint refused this one question.
+    `served` is the endpoint's own name of the model that answered: where it was asked for an alias, the snapshot.
+    `error` says why there are no answers: the endpoint refused this one question.
     """
 
     texts: tuple[str, ...]
     read: int = 0
     written: int = 0
+    served: str = ""
     error: str = ""
 
 
@@ -136,6 +138,7 @@ class Endpoint:
 
         texts: list[str] = []
         read = written = 0
+        served = ""
         while len(texts) < question.n:
             try:
                 answer = await client.chat.completions.create(
@@ -151,10 +154,11 @@ class Endpoint:
                 return Reply((), error=str(error)[:500])
             if not answer.choices:
                 return Reply((), error="the endpoint gave no answer")
+            served = answer.model or ""
             texts += [choice.message.content or "" for choice in answer.choices]
             read += answer.usage.prompt_tokens if answer.usage else 0
             written += answer.usage.completion_tokens if answer.usage else 0
-        return Reply(tuple(texts[: question.n]), read, written)
+        return Reply(tuple(texts[: question.n]), read, written, served)
 
     def _path(self, question: Question) -> Path:
         said = {k: v for k, v in asdict(question).items() if k != "id"} | {"model": self.model, "url": self.config.url}
@@ -166,12 +170,13 @@ class Endpoint:
         if not path.exists():
             return None
         stored = json.loads(path.read_text(encoding="utf-8"))
-        return Reply(tuple(stored["texts"]), stored["read"], stored["written"])
+        return Reply(tuple(stored["texts"]), stored["read"], stored["written"], stored.get("served", ""))
 
     def _write(self, question: Question, reply: Reply) -> None:
         path = self._path(question)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({"texts": reply.texts, "read": reply.read, "written": reply.written}))
+        kept = {"texts": reply.texts, "read": reply.read, "written": reply.written, "served": reply.served}
+        write_atomically(path, json.dumps(kept))
 
 
 class _Pace:

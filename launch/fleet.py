@@ -22,7 +22,8 @@ from actors.precision import openmp_environment
 from actors.rollout import RolloutGroup
 from actors.sandbox_group import SandboxGroup
 from launch.console import log
-from launch.model_cache import resolve_encoder, resolve_model
+from launch.model_cache import resolve_encoder, resolve_model, revision_of
+from launch.pins import Pins
 from ledex_ray.chat import Renderer
 from ledex_ray.config import ModelConfig, Recipe
 from ledex_ray.errors import BadInput
@@ -35,9 +36,10 @@ class Fleet:
     Raises BadInput where the cluster has no place for what one of the stages (default: all of the recipe's) needs.
     """
 
-    def __init__(self, recipe: Recipe, stages: Collection[str] | None = None) -> None:
+    def __init__(self, recipe: Recipe, stages: Collection[str] | None = None, pins: Pins | None = None) -> None:
         self.recipe = recipe
-        self.model_path = resolve_model(recipe.model.name)
+        self._pins = pins or Pins()
+        self.model_path = resolve_model(recipe.model.name, self._pins)
         self._started: list[RolloutGroup | SandboxGroup] = []
         self._owns_ray = not ray.is_initialized()
         start_ray()
@@ -99,7 +101,7 @@ class Fleet:
         # Sandbox nodes have no torch.
         return EmbedderActor.options(  # type: ignore[attr-defined]
             num_cpus=TRACE, runtime_env={"env_vars": openmp_environment(1)}
-        ).remote(str(resolve_encoder(self.recipe.reward.encoder)))
+        ).remote(str(resolve_encoder(self.recipe.reward.encoder, self._pins)))
 
     @contextmanager
     def teacher(self, name: str | None) -> Iterator[tuple[RolloutGroup, Renderer]]:
@@ -107,13 +109,18 @@ class Fleet:
         if name is None:
             yield self.rollout, self.renderer
             return
-        path, model = resolve_model(name), self.recipe.model.model_copy(update={"name": name, "layout": "auto"})
+        path = resolve_model(name, self._pins)
+        model = self.recipe.model.model_copy(update={"name": name, "layout": "auto"})
         log.info("starting %d rollout engine(s) on the teacher %s", self.recipe.rollout.actors, name)
         group = RolloutGroup(self.recipe.rollout, model, path)
         try:
             yield group, _renderer(path, model)
         finally:
             group.shutdown()
+
+    def revision(self, name: str) -> str:
+        """The revision of a model that this run uses (`model_cache.revision_of`)."""
+        return revision_of(resolve_model(name, self._pins))
 
     def serve(self, path: Path, version: int) -> None:
         """Puts the weights of a Hugging Face directory on every engine."""

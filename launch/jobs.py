@@ -179,7 +179,9 @@ def executed(result: ScoreResult) -> Verdict:
     return result.verdict
 
 
-def provenance(item: Item, completion: Completion, source: str, model: str, prompt_version: str) -> Provenance:
+def provenance(
+    item: Item, completion: Completion, source: str, model: str, prompt_version: str, revision: str
+) -> Provenance:
     """Where a sampled text came from."""
     return Provenance(
         source=source,
@@ -189,4 +191,5 @@ def provenance(item: Item, completion: Completion, source: str, model: str, prom
         seed=item.seed,
         n_prompt_tokens=len(item.prompt_ids),
         n_tokens=len(completion.token_ids),
+        revision=revision,
     )

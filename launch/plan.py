@@ -85,14 +85,16 @@ def _show_placement(recipe: Recipe, gpus: int, nodes: int) -> bool:
 def _configuration(name: str) -> Path:
     """A directory with the model's config.json: the packaged model, a path, or the hub's configuration alone."""
     from launch.model_cache import PACKAGED_MODEL, resolve_model
+    from launch.pins import split_revision
 
     if name == PACKAGED_MODEL or Path(name).is_dir():
         return resolve_model(name)
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+    repo_id, revision = split_revision(name)
     try:
-        return Path(hf_hub_download(name, "config.json")).parent
+        return Path(hf_hub_download(repo_id, "config.json", revision=revision)).parent
     except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError, ValueError) as error:
         raise BadInput(
             name, f"has no configuration here or on the hub ({type(error).__name__})", expected="a path or a hub id"

@@ -12,7 +12,7 @@ from pathlib import Path
 from launch.collect import Assignments, Collector
 from launch.dialogue import Assignment
 from launch.fleet import Fleet
-from launch.problem_sets import validation_problems
+from launch.problem_sets import pin_problem_sets, validation_problems
 from launch.rundir import RunDirectory
 from launch.seeding import seeded_trajectories
 from launch.synthesize import load_trajectories, require_synthesis
@@ -39,7 +39,8 @@ class Session:
 def open_session(recipe: Recipe, runs: str = "") -> Session:
     """A session of its own for a training under Tune."""
     run = RunDirectory.open(recipe, folder=Path(runs) if runs else None)
-    return Session(run, Fleet(recipe), Tracker(run))
+    pin_problem_sets(run.recipe, run.pins)
+    return Session(run, Fleet(recipe, pins=run.pins), Tracker(run))
 
 
 def start_model(run: RunDirectory, fleet: Fleet) -> Path:

@@ -8,13 +8,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from launch.pins import Pins
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
+from ledex_ray.readers import hub_set
 from reward.judge import ready_problems
 
 TRAINABLE = ("train", "prompt", "")
 CONTAMINATED = " (contaminated)"
+
+
+def pin_problem_sets(recipe: Recipe, pins: Pins) -> None:
+    """Pins the data sets that the recipe's problems come from on the hub.
+
+    BadInput where the run began with another revision of one: the problems would change in its midst.
+    """
+    for spec in (*recipe.problems.train_sets, recipe.problems.validation, *recipe.problems.heldout):
+        hub = hub_set(spec)
+        if hub is not None:
+            pins.pin(f"datasets/{hub.path}", hub.revision)
 
 
 def training_problems(recipe: Recipe) -> dict[str, Problem]:

@@ -17,7 +17,7 @@ import jinja2
 
 from launch import figures, figures_answers
 from launch.costs import costs, stage_seconds
-from launch.rundir import RunDirectory, read_parts, write_atomically
+from launch.rundir import RunDirectory, read_parts, read_versions, write_atomically
 from launch.shown import shown
 from launch.synthesis_summary import TABLE, table_rows
 from ledex_ray.comparison import MODES, article_table
@@ -88,7 +88,7 @@ def gather(run: RunDirectory) -> dict[str, Any]:
         "name": run.recipe.run,
         "recipe": dump_recipe(run.recipe),
         "hash": recipe_hash(run.recipe),
-        "versions": json.loads((run.root / "versions.json").read_text()),
+        "versions": versions(run.root),
         "header": header,
         "rows": rows,
         "comparisons": comparison_rows(results["comparisons"]) if results else [],
@@ -108,6 +108,12 @@ def gather(run: RunDirectory) -> dict[str, Any]:
         "backbone": backbone_of(run.recipe.model.name),
         "benchmarks": BENCHMARKS,
     }
+
+
+def versions(root: Path) -> dict[str, str]:
+    """What the run was begun with, a line each: releases, then the commits from the hub."""
+    known = read_versions(root)
+    return {name: version for name, version in known.items() if name != "hub"} | known.get("hub", {})
 
 
 def plots(run: RunDirectory, samples: Sequence[Sample], results: Sequence[Mapping[str, Any]]) -> list[Plot]:

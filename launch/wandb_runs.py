@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launch.rundir import RunDirectory
-from launch.shown import shown
 
 Mode = Literal["online", "offline", "disabled"]
-MOST_CHARACTERS, MOST_LINES = 2000, 60
 
 
 class WandbRuns:
@@ -34,10 +32,10 @@ class WandbRuns:
         self._of(stage).summary.update({f"{stage}/{name}": value for name, value in figures.items()})
 
     def table(self, stage: str, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A table of answers; their texts are cut and made printable."""
+        """A table of answers."""
         import wandb
 
-        data = [[_cell(value) for value in row] for row in rows]
+        data = [list(row) for row in rows]
         self._of(stage).log({f"{stage}/{name}": wandb.Table(columns=list(columns), data=data)})
 
     def artifact(self, stage: str, name: str, kind: str, path: Path) -> None:
@@ -88,7 +86,3 @@ class WandbRuns:
 def wandb_mode(wanted: Literal["auto", "offline", "online", "disabled"]) -> Mode:
     """online, offline or disabled; "auto" is online where a key is set."""
     return wanted if wanted != "auto" else ("online" if os.environ.get("WANDB_API_KEY") else "offline")
-
-
-def _cell(value: Any) -> Any:
-    return shown(value, MOST_CHARACTERS, MOST_LINES).text if isinstance(value, str) else value

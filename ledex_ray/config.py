@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from ledex_ray.errors import BadInput
 
@@ -28,7 +28,9 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The policy: a hub id, a path, or a packaged name."""
 
-    name: str = Field("smollm2-135m", description="Packaged name, Hugging Face hub id or path of a causal LM.")
+    name: str = Field(
+        "smollm2-135m", description="A causal LM: packaged name, hub id (OWNER/NAME or OWNER/NAME@REVISION) or path."
+    )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="Precision of engine and forward passes; auto probes this machine."
     )
@@ -170,7 +172,11 @@ class LearnerConfig(Section):
     tokens_per_micro_batch: int = Field(2048, ge=64, description="Padding-free budget of one forward pass.")
     threads: int | None = Field(None, ge=1, description="CPU: threads a rank; default: cores / ranks.")
     placement: Literal["PACK", "SPREAD"] = "PACK"
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(2, ge=1, description="The newest so many stay while a stage trains.")
+    keep_finished: bool = Field(
+        False,
+        description="Keep a finished stage's checkpoints too: optimizer, value head, weights of the last step.",
+    )
     ready_seconds: float = Field(600.0, gt=0)
     deadline_seconds: float = Field(3600.0, gt=0, description="Longest one update or checkpoint may take.")
 
@@ -321,7 +327,19 @@ class TrackingConfig(Section):
         "auto", description="auto: online when an API key is set, else offline."
     )
     project: str = Field("ledex-ray", description="On wandb; a run's stages are grouped under its name.")
+    mlflow: str | None = Field(
+        None, description="Address of an MLflow server, e.g. http://HOST:5000; needs the package mlflow-skinny."
+    )
     tensorboard: bool = Field(False, description="Curves for TensorBoard as well, in the run's folder tensorboard/.")
+
+    @field_validator("mlflow")
+    @classmethod
+    def _no_credentials_in_a_recipe(cls, uri: str | None) -> str | None:
+        if uri is not None and "@" in uri.partition("://")[2].partition("/")[0]:
+            raise ValueError(
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment, not in the recipe"
+            )
+        return uri
 
 
 class Recipe(Section):

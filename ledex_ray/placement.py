@@ -57,8 +57,10 @@ def phases(recipe: Recipe, stages: Collection[str] | None = None) -> dict[str, t
         demands = [sandbox] if stage != "sft" else []
         engines_are_up = engines_are_up or stage != "sft"
         demands += rollout if engines_are_up else []
-        if stage == "synthesize" and recipe.synthesis.teacher is not None:
+        if stage == "synthesize" and recipe.synthesis.teacher is not None and recipe.synthesis.endpoint is None:
             demands += _engines(recipe, "teacher")
+        if stage == "evaluate" and recipe.evaluation.models:
+            demands += _engines(recipe, "another model")  # one at a time
         if stage in ("sft", "ppo") and recipe.learner.gpus:
             ranks = ({"GPU": recipe.learner.gpus},) * recipe.learner.ranks
             demands.append(Demand("learner", ranks, recipe.learner.placement))

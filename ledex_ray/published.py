@@ -41,8 +41,8 @@ SPELLINGS = {"StarCoder-15B": ("bigcode/starcoder", "starcoder-15b"), "CodeLlama
 
 
 def backbone_of(model: str) -> str:
-    """The paper's name of a model, by its hub id or path; "" where the paper did not use it."""
-    name = model.lower().rstrip("/")
+    """The paper's name of a model, by its hub id (at any revision) or path; "" where the paper did not use it."""
+    name = model.partition("@")[0].lower().rstrip("/")
     for backbone, spellings in SPELLINGS.items():
         if any(name == s or name.endswith("/" + s) or (s in name and s != "bigcode/starcoder") for s in spellings):
             return backbone

@@ -107,6 +107,7 @@ class Provenance:
     seed: int = 0
     n_prompt_tokens: int = 0
     n_tokens: int = 0
+    revision: str = ""  # of the model: hub commit, package version, or what an endpoint says that it served
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,8 @@ class Reader:
             ("tokens", f"{made['n_prompt_tokens']} read, {made['n_tokens']} written"),
             *_verdict_facts(verdict),
         ]
+        if made.get("revision"):  # parts of an older release have none
+            facts.insert(1, ("revision", made["revision"]))
         if made["prompt_version"] not in ("", PROMPT_VERSION):
             facts.append(("prompt", "written for an older version: the text below is today's"))
         return self._assembled(

@@ -29,6 +29,7 @@ __all__ = [
     "CanonicalRun",
     "RunCanonical",
     "by_task_id",
+    "hub_set",
     "load_problems",
     "needs_expected",
     "parse_spec",
@@ -109,6 +110,13 @@ def load_problems(spec: str, run_canonical: RunCanonical | None = None) -> list[
     if not problems:
         raise BadInput(f"problems '{spec}'", "holds no problem")
     return resolve_expected(problems, run_canonical) if run_canonical else problems
+
+
+def hub_set(spec: str) -> sources.Hub | None:
+    """The data set on the hub that a SPEC would be read from; None where it is read from this machine."""
+    parts = parse_spec(spec)
+    named = parts.path is None and parts.name in sources.SETS
+    return sources.SETS[parts.name].hub if named and sources.on_this_machine(parts.name) is None else None
 
 
 def _named(parts: Spec) -> list[Problem]:

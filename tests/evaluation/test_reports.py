@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from launch.compare import Run, compare, differences
@@ -113,6 +115,19 @@ def test_costs_count_each_prompt_once_and_each_answer_once(runs_dir: Path) -> No
 def test_every_worker_of_an_engine_holds_its_gpus() -> None:
     recipe = recipe_from_tree({"rollout": {"gpus": 1, "actors": 2, "tensor_parallel": 4}, "learner": {"gpus": 1}})
     assert [stage_gpus(recipe, stage) for stage in ("evaluate", "sft", "ppo")] == [8, 1, 9]
+
+
+def test_costs_count_the_parts_of_a_release_that_wrote_less(run: RunDirectory) -> None:
+    (part,) = (run.root / "synthesis/refine").glob("part-*.parquet")
+    table = pq.read_table(part)
+    place = table.column_names.index("provenance")
+    field = table.field(place)
+    less = field.with_type(pa.struct([inner for inner in field.type if inner.name != "revision"]))
+    assert less.type.num_fields == field.type.num_fields - 1
+    older = table.set_column(place, less, pa.array(table["provenance"].to_pylist(), less.type))
+    before = costs(run.root, run.recipe)[0]
+    pq.write_table(older, part.with_name("part-000001.parquet"))
+    assert costs(run.root, run.recipe)[0].verdicts == before.verdicts + 3
 
 
 def test_the_papers_figures_stand_beside_its_own_backbones_alone() -> None:

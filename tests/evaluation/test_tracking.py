@@ -1,16 +1,21 @@
-"""What goes to wandb and TensorBoard, read back from the files that they wrote."""
+"""What goes to wandb, MLflow and TensorBoard, read back from the files that they wrote; the dashboard on wandb."""
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from examples.wandb_dashboard import dashboard
 from launch.rundir import RunDirectory, read_parts
 from launch.tracking import Tracker
 from ledex_ray.config import recipe_from_tree
+from ledex_ray.errors import BadInput
+from ledex_ray.metric_groups import grouped
 from tests.evaluation.test_reports import TREE, finished
 
 pytestmark = pytest.mark.slow
@@ -85,6 +90,111 @@ def test_tensorboard_has_the_curves(run: RunDirectory) -> None:
     tracker.close()
     (events,) = (run.root / "tensorboard").glob("events.out.tfevents.*")
     assert b"sft/policy/loss" in events.read_bytes()
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An MLflow store in a folder of this test: what a server would answer, by MLflow's own code."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    return (tmp_path / "mlruns").as_uri()
+
+
+def mlflow_runs(store: str) -> dict[str, Any]:
+    """The MLflow runs of the project by stage."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=store)
+    experiment = client.get_experiment_by_name("ledex-ray")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    stages = {r.data.tags["ledex_stage"]: r for r in found}
+    assert len(stages) == len(found)
+    return stages
+
+
+def told(runs_dir: Path, name: str, store: str) -> Iterator[RunDirectory]:
+    yield from finished(runs_dir, name, 2, tracking={"wandb": "disabled", "mlflow": store})
+
+
+def test_mlflow_has_a_run_a_stage_with_curves_figures_answers_and_the_report(runs_dir: Path, store: str) -> None:
+    from mlflow import MlflowClient
+
+    from launch.report import report
+
+    for run in told(runs_dir, "told", store):
+        tracker = Tracker(run)
+        for step in (1, 2):
+            tracker.log("ppo", step, {"reward": step / 2, "tokens_per_second/rollout-0": 3.0, "note": "no number"})
+        run.finish("ppo", {"iteration": 2})
+        tracker.publish("ppo")
+        tracker.publish("evaluate")
+        report(run)
+        tracker.publish("report")
+        tracker.close()
+    runs, client = mlflow_runs(store), MlflowClient(tracking_uri=store)
+    assert {stage: (r.info.run_name, r.info.status) for stage, r in runs.items()} == {
+        "ppo": ("told ppo", "FINISHED"),
+        "evaluation": ("told evaluation", "FINISHED"),
+    }
+    curve = client.get_metric_history(runs["ppo"].info.run_id, "reward/reward")
+    assert [(m.step, m.value) for m in curve] == [(1, 0.5), (2, 1.0)]
+    assert set(runs["ppo"].data.metrics) == {"reward/reward", "utilisation/tokens_per_second/rollout-0"}
+    assert any(name.endswith("pass_at_k_1") for name in runs["evaluation"].data.metrics)
+    files = {f.path for f in client.list_artifacts(runs["evaluation"].info.run_id)}
+    assert files == {"recipe.yaml", "answers.json", "report"}
+    answers = Path(client.download_artifacts(runs["evaluation"].info.run_id, "answers.json")).read_text()
+    assert "return a + b" in answers and "\x1b" not in answers and "\\\\u001b[31m" in answers
+
+
+def test_a_resumed_stage_goes_on_in_the_same_mlflow_run(runs_dir: Path, store: str) -> None:
+    from mlflow import MlflowClient
+
+    for run in told(runs_dir, "again", store):
+        for step in (1, 2):
+            tracker = Tracker(run)
+            tracker.log("sft", step, {"loss": 1 / step})
+            tracker.close()
+    (made,) = mlflow_runs(store).values()
+    history = MlflowClient(tracking_uri=store).get_metric_history(made.info.run_id, "policy/loss")
+    assert [m.step for m in history] == [1, 2]
+
+
+def test_a_server_that_does_not_answer_is_refused_at_the_door(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    for run in told(runs_dir, "nobody", "http://127.0.0.1:9"):
+        with pytest.raises(BadInput, match=r"tracking\.mlflow.*no MLflow server answers.*127\.0\.0\.1:9"):
+            Tracker(run)
+
+
+def test_a_store_that_goes_away_costs_the_mirror_and_not_the_run(
+    runs_dir: Path, store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for run in told(runs_dir, "lost", store):
+        tracker = Tracker(run)
+        tracker.log("sft", 1, {"loss": 1.0})
+        for kept in Path(store.removeprefix("file://")).glob("*/*/meta.yaml"):
+            shutil.rmtree(kept.parent)
+        for step in (2, 3):
+            tracker.log("sft", step, {"loss": 0.5})
+        tracker.close()
+        assert [row["step"] for row in tracker.history("sft")] == [1, 2, 3]
+    assert sum("MLflow no longer answers" in record.message for record in caplog.records) == 1
+
+
+def test_credentials_in_an_mlflow_address_are_refused() -> None:
+    with pytest.raises(BadInput, match="MLFLOW_TRACKING_PASSWORD"):
+        recipe_from_tree({"tracking": {"mlflow": "https://me:secret@host/mlflow"}})
+
+
+@pytest.mark.parametrize(
+    "metric",
+    ["reward_refinement", "verdict_infra", "kl_coef", "explained_variance", "behaviour_gap_max", "retries_rollout",
+     "tokens_per_second/rollout-0"],
+)  # fmt: skip
+def test_the_dashboard_has_a_panel_for_every_kind_of_metric(metric: str) -> None:
+    panels = [panel for section in dashboard("me", "ledex-ray").sections for panel in section.panels]
+    shown = [panel for panel in panels if re.match(panel.metric_regex, f"ppo/{grouped(metric)}")]
+    assert shown and all(panel.x == "ppo/step" for panel in shown)
 
 
 def test_nothing_is_told_where_the_recipe_says_so(runs_dir: Path) -> None:

@@ -1,0 +1,54 @@
+"""What a finished stage keeps on disk: its model, and its checkpoints only where the recipe says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from launch.pipeline import FOLDERS, run_recipe
+from launch.rundir import RunDirectory
+from ledex_ray.config import Recipe, recipe_from_tree
+from ledex_ray.errors import BadInput
+
+
+def trained(recipe: Recipe, *finished: str) -> Path:
+    """A run whose two trainings have left a model and checkpoints, and whose `finished` stages are."""
+    run = RunDirectory.open(recipe)
+    for stage in ("sft", "ppo"):
+        run.path(stage, "model", "config.json").write_text("{}")
+        for number in ("000001", "000002"):
+            run.path(stage, "checkpoints", number, "MANIFEST.json").write_text("{}")
+    for stage in finished:
+        run.finish(FOLDERS[stage], {})
+    run.close()
+    return run.root
+
+
+def test_the_checkpoints_of_finished_stages_go_and_their_models_stay(runs_dir: Path) -> None:
+    recipe = Recipe()
+    root = trained(recipe, *recipe.stages)
+    assert run_recipe(recipe) == root
+    assert [(root / stage / "checkpoints").exists() for stage in ("sft", "ppo")] == [False, False]
+    assert (root / "sft/model/config.json").exists() and (root / "ppo/model/config.json").exists()
+
+
+def test_the_checkpoints_of_a_stage_that_has_not_finished_stay(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_from_tree({"stages": ["sft", "ppo"], "reward": {"encoder": "/nowhere"}})
+    root = trained(recipe, "sft")
+    with pytest.raises(BadInput, match="no such directory"):  # PPO's inputs are looked at, and it does not begin
+        run_recipe(recipe)
+    assert [(root / stage / "checkpoints").exists() for stage in ("sft", "ppo")] == [False, True]
+
+
+def test_a_recipe_may_keep_them(runs_dir: Path) -> None:
+    recipe = recipe_from_tree({"learner": {"keep_finished": True}})
+    root = trained(recipe, *recipe.stages)
+    run_recipe(recipe)
+    assert len(list(root.glob("*/checkpoints/*/MANIFEST.json"))) == 4
+
+
+def test_more_iterations_are_another_recipe_so_that_nothing_goes_on_from_a_finished_stage(runs_dir: Path) -> None:
+    trained(Recipe(), *Recipe().stages)
+    with pytest.raises(BadInput, match=r"ppo\.iterations: 100 -> 200"):
+        run_recipe(recipe_from_tree({"ppo": {"iterations": 200}}))
