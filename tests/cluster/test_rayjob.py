@@ -85,9 +85,10 @@ def test_it_meets_kuberays_own_definitions(documents: dict[str, Any], cluster: d
     named = os.environ.get("LEDEX_CRDS")
     if not named:
         pytest.skip("LEDEX_CRDS names no folder with KubeRay's definitions")
-    alone = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "ledex"}, "spec": cluster}
+    named_cluster = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "ledex"}}
+    alone: dict[str, Any] = {**named_cluster, "spec": cluster}
     for resource in (documents["RayJob"], alone):
-        schema = definition(Path(named), resource["kind"], "v1")
+        schema = definition(Path(named), str(resource["kind"]), "v1")
         assert violations(resource, schema) == []
         assert violations({**resource, "spec": {}}, schema)  # something is required
 

@@ -177,7 +177,7 @@ def test_a_store_that_goes_away_costs_the_mirror_and_not_the_run(
         for step in (2, 3):
             tracker.log("sft", step, {"loss": 0.5})
         tracker.close()
-        assert [row["step"] for row in tracker.history("sft")] == [1, 2, 3]
+        assert [row["step"] for row in read_parts(run.root / "sft" / "metrics")] == [1, 2, 3]
     assert sum("MLflow no longer answers" in record.message for record in caplog.records) == 1
 
 

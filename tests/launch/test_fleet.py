@@ -24,7 +24,8 @@ def test_own_engines_have_ended_while_another_model_is_served(
         (own,) = fleet.rollout.engines
         evaluator = Evaluator(run, fleet, {})
         with evaluator._serving(Candidate("other", "prompt", tiny_llama, 0, other=str(tiny_llama))):
-            assert evaluator.engines is not None and len(evaluator.engines.infos()) == 1
+            other = evaluator.engines
+            assert other is not None and len(other.infos()) == 1
             assert watchdog.whereabouts(own).state == "DEAD"
         assert evaluator.engines is None and len(fleet.rollout.infos()) == 1
     run.close()
