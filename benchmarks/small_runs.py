@@ -19,7 +19,7 @@ from launch.tracking import Tracker
 from ledex_ray.config import Recipe
 
 
-def small_tree(model: Path, run: str, **sections: Mapping[str, Any]) -> dict[str, Any]:
+def small_tree(model: Path, run: str, /, **sections: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe in which hardly anything is sampled before PPO: its wrong solutions are seeded bugs.
 
     `sections` are laid over those here, key by key.
