@@ -13,6 +13,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ class MlflowRuns:
             from mlflow.exceptions import MlflowException
         except ModuleNotFoundError as error:
             raise BadInput(
-                "recipe key 'tracking.mlflow'", f"this needs {error.name}", expected="pip install mlflow-skinny"
+                "recipe key 'tracking.mlflow'",
+                f"this needs {error.name}",
+                expected="the extra `mlflow`, ledex-ray[mlflow]",
             ) from error
         self.run, self._failure = run, MlflowException
         self._begun: dict[str, str] = {}
@@ -79,7 +82,7 @@ class MlflowRuns:
     def close(self) -> None:
         """Ends every MLflow run that was begun."""
         for id in self._begun.values():
-            self._send(lambda id=id: self._client.set_terminated(id))  # type: ignore[misc]
+            self._send(partial(self._client.set_terminated, id))
         self._begun.clear()
 
     def _log(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:

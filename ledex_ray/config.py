@@ -328,7 +328,7 @@ class TrackingConfig(Section):
     )
     project: str = Field("ledex-ray", description="On wandb; a run's stages are grouped under its name.")
     mlflow: str | None = Field(
-        None, description="Address of an MLflow server, e.g. http://HOST:5000; needs the package mlflow-skinny."
+        None, description="Address of an MLflow server, e.g. http://HOST:5000; needs the extra `mlflow`."
     )
     tensorboard: bool = Field(False, description="Curves for TensorBoard as well, in the run's folder tensorboard/.")
 

@@ -104,7 +104,8 @@ def test_only_launch_imports_rllib(package: str) -> None:
 
 def test_every_package_that_is_imported_is_declared_with_a_range() -> None:
     config = _setup_cfg()
-    declared = config["options"]["install_requires"] + config["options.extras_require"]["train"]
+    extras = config["options.extras_require"]
+    declared = config["options"]["install_requires"] + extras["train"] + extras["mlflow"]
     ranges = dict(re.findall(r"^([A-Za-z0-9_-]+)(?:\[[a-z,]+\])? *([=<>].*)$", declared, re.MULTILINE))
     names = {name.lower().replace("-", "_") for name in ranges}
     distributions = importlib.metadata.packages_distributions()
