@@ -18,6 +18,7 @@ import ray
 from actors.capacity import make_room
 from actors.embedder import EmbedderActor
 from actors.local_ray import start_ray
+from actors.places import Place
 from actors.precision import openmp_environment
 from actors.rollout import RolloutGroup
 from actors.sandbox_group import SandboxGroup
@@ -108,8 +109,8 @@ class Fleet:
         finally:
             group.shutdown()
 
-    def serve(self, path: Path, version: int) -> None:
-        """Puts the weights of a Hugging Face directory on every engine."""
+    def serve(self, path: Place, version: int) -> None:
+        """Puts the weights of a Hugging Face directory, at a path or URL, on every engine."""
         self.rollout.load(path, version)
 
 

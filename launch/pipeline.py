@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from actors.places import Place
 from launch.console import log
 from launch.rundir import RunDirectory
 from launch.tracking import Tracker
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 FOLDERS = {"synthesize": "synthesis", "sft": "sft", "ppo": "ppo", "evaluate": "evaluation/heldout", "report": "report"}
 
 
-def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> Path:
-    """Runs the recipe's stages, or `only` one of them, and returns the run directory.
+def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False, folder: Place | None = None) -> Path:
+    """Runs the recipe's stages, or `only` one of them, and returns the run directory: one in `folder`, if given.
 
     Raises BadInput where a stage needs another one's output first.
     """
-    run = RunDirectory.open(recipe, fresh)
+    run = RunDirectory.open(recipe, fresh, folder)
     try:
         stages = [only] if only else list(run.recipe.stages)
         left = [stage for stage in stages if stage != "report" and not run.done(FOLDERS[stage])]

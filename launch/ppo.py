@@ -26,6 +26,7 @@ from ray.tune import PlacementGroupFactory
 
 from actors.failures import GangLost
 from actors.learner import LearnerGroup
+from actors.places import Place, place
 from actors.weights import TransferFailed
 from launch.best_model import BestModel
 from launch.collect import Assignments, Collector
@@ -33,7 +34,7 @@ from launch.console import log, task
 from launch.dialogue import Assignment
 from launch.fleet import Fleet
 from launch.problem_sets import validation_problems
-from launch.rundir import RunDirectory, runs_folder
+from launch.rundir import RunDirectory, runs_place
 from launch.seeding import seeded_trajectories
 from launch.synthesize import load_trajectories, require_synthesis
 from launch.tracking import Tracker
@@ -97,7 +98,8 @@ class DebugPPOConfig(AlgorithmConfig):
 
         Each trial needs a `run` of its own: `tune.sample_from` makes one from what was searched.
         """
-        return {"ledex": dict(tree), "runs": str(runs_folder().resolve())}
+        runs = runs_place()  # a trial has a working directory of its own
+        return {"ledex": dict(tree), "runs": str(runs.resolve() if isinstance(runs, Path) else runs)}
 
 
 class DebugPPO(Algorithm):
@@ -134,12 +136,14 @@ class DebugPPO(Algorithm):
         if episodes is None:
             episodes = self._episodes(iteration)
             self.store.write(iteration, episodes)
+            self.run.commit()
         metrics = describe(episodes) | self.weights.gap | self.learner.ppo_update(episodes, iteration)
         self.progress.iteration += 1
         if self._due(self.settings.validate_every):
             metrics |= self._validate()
         metrics |= self.utilisation.measure()
         self.session.tracker.log(STAGE, self.progress.iteration, metrics)
+        self.run.commit()
         if self._due(self.settings.checkpoint_every):
             self.learner.save_checkpoint(self.checkpoints, asdict(self.progress))
             self.best.settle(self.progress.best_iteration)
@@ -231,8 +235,8 @@ class DebugPPO(Algorithm):
         self._off = threading.Event()  # what is being sampled in the background is no longer wanted
         self._next = 0
         self.store = EpisodeStore(self.run.path(STAGE, "episodes", "x").parent)
-        self.checkpoints = self.run.path(STAGE, "checkpoints", "x").parent
-        self.best = BestModel(self.run.root / STAGE)
+        self.checkpoints = self.run.place(STAGE, "checkpoints")
+        self.best = BestModel(self.run.place(STAGE, "model"))
         self.collector = Collector(fleet)
         self.assignments = _training_assignments(self.run, fleet, self.collector)
         self.validation = _validation_assignments(self.run, fleet, self.collector)
@@ -316,7 +320,7 @@ class DebugPPO(Algorithm):
         """Goes on from the run's newest complete checkpoint, where there is one."""
         self._go_back(self.learner.load_checkpoint, self.checkpoints)
 
-    def _go_back(self, load: Callable[[Path], Mapping[str, Any] | None], checkpoints: Path) -> None:
+    def _go_back(self, load: Callable[[Place], Mapping[str, Any] | None], checkpoints: Place) -> None:
         self._call_off()  # first: nobody may be sent the weights while their version is not known
         state = load(checkpoints)
         self.progress = Progress(**state) if state else Progress()
@@ -373,13 +377,12 @@ def _note(result: Mapping[str, Any]) -> str:
 
 def open_session(recipe: Recipe, runs: str = "") -> Session:
     """A session of its own for a training under Tune."""
-    run = RunDirectory.open(recipe, folder=Path(runs) if runs else None)
+    run = RunDirectory.open(recipe, folder=place(runs) if runs else None)
     return Session(run, Fleet(recipe), Tracker(run))
 
 
-def start_model(run: RunDirectory, fleet: Fleet) -> Path:
+def start_model(run: RunDirectory, fleet: Fleet) -> Place:
     """The model that PPO starts from, which is also the reference: the SFT stage's, or the untrained one."""
-    trained = run.root / "sft" / "model"
     if "sft" in run.recipe.stages:
         if not run.done("sft"):
             raise BadInput(
@@ -387,7 +390,7 @@ def start_model(run: RunDirectory, fleet: Fleet) -> Path:
                 "has no finished sft stage for PPO to start from",
                 expected="`ledex sft RECIPE` first, or `ledex run RECIPE`",
             )
-        return trained
+        return run.place("sft", "model")
     return fleet.model_path
 
 
