@@ -47,13 +47,16 @@ class RemotePath:
     @classmethod
     def parse(cls, url: str) -> RemotePath:
         """The place that a URL names. BadInput for another kind of URL, or for credentials, which are not repeated."""
-        parts = urlsplit(url)
         if "@" in unquote(url):  # anywhere: a secret may hold a slash
             raise BadInput(
-                f"{parts.scheme}://...",
+                f"{url.partition('://')[0]}://...",
                 "holds a user name or a key, which would end up in logs",
                 expected="a URL without '@'; each machine finds its own credentials (docs/cluster.md)",
             )
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise BadInput(url, f"is no URL ({error})", expected=KINDS) from error
         if parts.scheme not in OPTIONS:
             raise BadInput(url, "is a URL of a kind that is not read or written", given=parts.scheme, expected=KINDS)
         unknown = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)} - OPTIONS[parts.scheme]

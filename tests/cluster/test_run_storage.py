@@ -18,12 +18,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from actors import checkpoint
 from actors.node_copies import copy_of, model_folder, outgoing_model
 from actors.places import Place, RemotePath, place
 from launch import lease
 from launch.best_model import BestModel
+from launch.cli import app
 from launch.lease import Lease, LeaseLost
 from launch.run_store import RunStore, mirror
 from launch.rundir import RunDirectory, find_run, write_part
@@ -91,6 +93,7 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(url: str, monkeypatch
     [
         ("http://bucket/runs", "expected s3://BUCKET"),
         ("s3:///runs", "names no bucket"),
+        ("s3://[bucket/runs", "is no URL"),
         ("file://runs/mine", "is no local folder"),
         ("s3://bucket/runs?secret_key=wJalr", "options that are not taken, got .'secret_key'."),
         ("s3://bucket/runs?allow_bucket_deletion=true", "options that are not taken"),
@@ -273,6 +276,15 @@ def test_a_run_is_found_by_its_name_and_by_its_url(runs: RemotePath, monkeypatch
     monkeypatch.setenv("LEDEX_RUNS", "")
     root, recipe = find_run(str(runs / "run"))
     assert recipe == Recipe() and (root / "sft" / "DONE.json").exists()
+
+
+def test_the_report_of_a_run_is_written_where_the_run_lies(runs: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    RunDirectory.open(Recipe()).close()
+    monkeypatch.setenv("LEDEX_RUNS", "")
+    lose_disk()
+    done = CliRunner().invoke(app, ["report", str(runs / "run")])
+    assert done.exit_code == 0, done.output
+    assert {"report/report.html", "report/report.md", "report/DONE.json"} <= set((runs / "run").files())
 
 
 # Who may write

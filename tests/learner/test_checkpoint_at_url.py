@@ -16,18 +16,18 @@ from tests.learner.batches import examples
 from tests.learner.hosts import RankHost
 
 OPTIMIZER = OptimizerConfig(lr=1e-3, warmup_steps=2, schedule="cosine")
-STEPS = [("sft_step", examples(6, seed=seed)) for seed in range(3)]
+STEPS = [("sft_step", examples(6, seed=seed, words=5000)) for seed in range(3)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "then"), [(1, 2), (3, 2), (3, 1)])
 def test_two_nodes_that_are_lost_are_followed_from_the_url(
-    stage: int, then: int, small_llama: Path, tmp_path: Path, ray_session: None
+    stage: int, then: int, tiny_llama: Path, tmp_path: Path, ray_session: None
 ) -> None:
     """Two ranks with a disk each save; `then` ranks load it on empty disks, and go on as the two did."""
     root = RemotePath.parse((tmp_path / "url").as_uri())
     with outgoing_model(root / "model") as folder:
-        shutil.copytree(small_llama, folder)
+        shutil.copytree(tiny_llama, folder)
     directory = checkpoint.new_directory(root / "checkpoints")
     calls = [STEPS[0], ("save", str(directory)), *STEPS[1:], ("export_model", str(root / "trained"))]
     saved = on_nodes(spec(root, 2, stage), tmp_path / "lost", calls)
