@@ -114,7 +114,7 @@ def drive(model: Path, root: Path, stop_after: int, short_tmp: Path, url: str = 
         [sys.executable, "-c", DRIVER, str(model), str(root), str(stop_after), str(short_tmp),
          url or str(root / "checkpoints")],
         env=os.environ | {"PYTHONPATH": os.getcwd(), "RAY_ADDRESS": ""} | work,
-        timeout=300,
+        timeout=900,
         capture_output=True,
         text=True,
     )  # fmt: skip
