@@ -12,14 +12,16 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from actors.places import Place, patiently, remove_tree
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MANIFEST = "MANIFEST.json"
 _RANKS_OWN = re.compile(r"(?:zero_pp_|^)rank_(\d+)")  # DeepSpeed's shards, and rank_NNNNN.pkl
@@ -67,11 +69,8 @@ def new_directory(root: Place) -> Place:
     """An empty directory with the next number; torn ones are removed first."""
     if isinstance(root, Path):
         root.mkdir(parents=True, exist_ok=True)
-    found = patiently(lambda: _numbered(root))
-    for path in found:
-        if not (path / MANIFEST).exists():
-            log.warning("checkpoint removed, it has no manifest path=%s", path)
-            remove_tree(path)
+    found = _asked(root, lambda: _numbered(root))
+    _asked(root, lambda: _remove_torn(found))
     directory = root / f"{max((int(path.name) for path in found), default=0) + 1:06d}"
     if isinstance(directory, Path):
         directory.mkdir()
@@ -83,9 +82,7 @@ def commit(
 ) -> None:
     """Writes the manifest, which makes the checkpoint exist, then removes all but the newest `keep`."""
     seal(directory, files, driver_state, world_size=world_size)
-    complete = [path for path in _numbered(directory.parent) if (path / MANIFEST).exists()]
-    for path in complete[keep:]:
-        remove(path)
+    _asked(directory, lambda: _remove_older(directory.parent, keep))
 
 
 def seal(directory: Place, files: Sequence[FileRecord], driver_state: Mapping[str, Any], *, world_size: int) -> None:
@@ -105,8 +102,8 @@ def seal(directory: Place, files: Sequence[FileRecord], driver_state: Mapping[st
             os.fsync(out.fileno())
         partial.rename(directory / MANIFEST)
     else:
-        sealed = directory / MANIFEST
-        patiently(lambda: sealed.write_text(text))
+        manifest_file = directory / MANIFEST
+        patiently(lambda: manifest_file.write_text(text))
 
 
 def remove(directory: Place) -> None:
@@ -120,12 +117,12 @@ def newest(root: Place, *, verify_hashes: bool = True) -> Checkpoint | None:
 
     At a URL sizes are compared here, and hashes by the ranks, each for what it fetches.
     """
-    for directory in patiently(lambda: _numbered(root)):
+    for directory in _asked(root, lambda: _numbered(root)):
         checkpoint = read(directory)
         if checkpoint is None:
             log.warning("checkpoint passed over, it has no manifest path=%s", directory)
             continue
-        damaged = _damaged(directory, checkpoint.files, verify_hashes)
+        damaged = _damaged(checkpoint, verify_hashes)
         if damaged:
             log.warning("checkpoint passed over, damaged path=%s files=%s", directory, ",".join(damaged))
             continue
@@ -135,19 +132,19 @@ def newest(root: Place, *, verify_hashes: bool = True) -> Checkpoint | None:
 
 def read(directory: Place) -> Checkpoint | None:
     """What the manifest says, files unchecked; None where there is no readable manifest."""
-    written = directory / MANIFEST
     try:
-        manifest = json.loads(patiently(lambda: written.read_text(encoding="utf-8")))
+        manifest = json.loads(_asked(directory, lambda: (directory / MANIFEST).read_text(encoding="utf-8")))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     files = tuple(FileRecord(**file) for file in manifest["files"])
     return Checkpoint(directory, manifest["world_size"], manifest["driver_state"], files)
 
 
-def _damaged(directory: Place, files: Sequence[FileRecord], verify_hashes: bool) -> list[str]:
+def _damaged(checkpoint: Checkpoint, verify_hashes: bool) -> list[str]:
+    directory, files = checkpoint.directory, checkpoint.files
     if isinstance(directory, Path):
         return [file.path for file in files if not _intact(directory, file, verify_hashes)]
-    there = directory.files()
+    there = patiently(directory.files)
     return [file.path for file in files if there.get(file.path, (-1, 0))[0] != file.size]
 
 
@@ -156,6 +153,24 @@ def _intact(directory: Path, file: FileRecord, verify_hash: bool) -> bool:
     if not path.exists() or path.stat().st_size != file.size:
         return False
     return not verify_hash or sha256(path) == file.sha256
+
+
+def _remove_torn(numbered: Sequence[Place]) -> None:
+    for path in numbered:
+        if not (path / MANIFEST).exists():
+            log.warning("checkpoint removed, it has no manifest path=%s", path)
+            remove_tree(path)
+
+
+def _remove_older(root: Place, keep: int) -> None:
+    complete = [path for path in _numbered(root) if (path / MANIFEST).exists()]
+    for path in complete[keep:]:
+        remove(path)
+
+
+def _asked(where: Place, call: Callable[[], T]) -> T:
+    """What the call returns; a remote storage is given more than one chance."""
+    return call() if isinstance(where, Path) else patiently(call)
 
 
 def _numbered(root: Place) -> list[Place]:

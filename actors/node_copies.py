@@ -75,7 +75,7 @@ def outgoing_model(where: Place) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         yield folder
-        (where / checkpoint.MANIFEST).unlink()  # of one that was here before
+        patiently((where / checkpoint.MANIFEST).unlink)  # of one that was here before
         files = [checkpoint.record(folder, path) for path in sorted(folder.rglob("*")) if path.is_file()]
         send(folder, where, files)
         checkpoint.seal(where, files, {}, world_size=1)
@@ -107,7 +107,7 @@ def _fetch(remote: RemotePath, target: Path, file: FileRecord) -> None:
 
 
 def _complete_model(where: RemotePath) -> Checkpoint:
-    numbered = [directory for directory in where.iterdir() if directory.name.isdigit()]
+    numbered = [directory for directory in patiently(where.iterdir) if directory.name.isdigit()]
     for directory in (where, *sorted(numbered, key=lambda d: int(d.name))):
         found = checkpoint.read(directory)
         if found is not None:

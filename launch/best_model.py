@@ -14,7 +14,7 @@ from pathlib import Path
 
 from actors import checkpoint
 from actors.directories import put_in_place
-from actors.places import Place, RemotePath
+from actors.places import Place, RemotePath, patiently
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ class BestModel:
         when training goes on from one (0 where it starts anew).
         """
         if isinstance(self.path, RemotePath):
-            _leave(self.path, number)
+            models = self.path
+            patiently(lambda: _leave(models, number))
             return
         staged = self.staged(number)
         assert isinstance(staged, Path)

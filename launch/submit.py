@@ -46,7 +46,7 @@ def submit(
     runs: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR", envvar="LEDEX_RUNS", help="Where runs live: a folder that all nodes see, or a URL."
+            metavar="PLACE", envvar="LEDEX_RUNS", help="Where runs live: a folder that all nodes see, or a URL."
         ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show its log; the exit code is the job's.")] = False,

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from actors import checkpoint
+from actors import checkpoint, places
 from actors.node_copies import copy_of, model_folder, outgoing_model
 from actors.places import Place, RemotePath, place
 from launch import lease
@@ -276,6 +276,25 @@ def test_a_run_is_found_by_its_name_and_by_its_url(runs: RemotePath, monkeypatch
     monkeypatch.setenv("LEDEX_RUNS", "")
     root, recipe = find_run(str(runs / "run"))
     assert recipe == Recipe() and (root / "sft" / "DONE.json").exists()
+
+
+def test_a_storage_that_fails_for_a_moment_ends_no_run(runs: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDirectory.open(Recipe())
+    put, failures = RemotePath.put, [OSError("503 slow down"), OSError("connection reset")]
+
+    def failing(self: RemotePath, local: Path) -> None:
+        if failures:
+            raise failures.pop()
+        put(self, local)
+
+    monkeypatch.setattr(places, "RETRY_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(RemotePath, "put", failing)
+    run.finish("sft", {"step": 2})
+    assert not failures and (runs / "run" / "sft" / "DONE.json").exists()
+    failures += [OSError("403 access denied")] * 3
+    with pytest.raises(OSError, match="403"):
+        run.finish("ppo", {})
+    run.close()
 
 
 def test_the_report_of_a_run_is_written_where_the_run_lies(runs: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
