@@ -13,7 +13,8 @@ from dataclasses import dataclass
 class WeightsRef:
     """Which weights a request wants: a version, and where an engine that lacks them can load them.
 
-    `path` is a directory of safetensors; "" where the learner alone holds them (the driver then refits the engine).
+    `path` is a directory of safetensors, or its URL; "" where the learner alone holds them (the driver then refits the
+    engine).
     """
 
     version: int

@@ -12,9 +12,9 @@ import logging
 import os
 import threading
 import time
+import uuid
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import ray
@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors import checkpoint, watchdog
 from actors.failures import GangLost
+from actors.places import Place
 from actors.precision import openmp_environment, resolve_precision
 from actors.usage import Busy
 from ledex_ray.config import LearnerConfig, ModelConfig, OptimizerConfig, PPOConfig
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RELEASE_SECONDS = 10.0
+P = TypeVar("P", bound=Place)
 
 
 class _RankActor:
@@ -57,17 +59,18 @@ class LearnerGroup:
         self,
         learner: LearnerConfig,
         model: ModelConfig,
-        model_path: Path,
+        model_path: Place,
         optimizer: OptimizerConfig,
         *,
         total_steps: int,
         seed: int,
         ppo: PPOConfig | None = None,
-        reference_path: Path | None = None,
+        reference_path: Place | None = None,
         separated: bool = False,
     ) -> None:
         """Starts the gang and waits until every rank is ready.
 
+        The model lies where every rank finds it: a folder that all see, or a URL, from which each node fetches it.
         With `ppo`: a value head (algorithm ppo), and unless kl_coef is 0 a frozen reference, `reference_path` or else
         the model as it is now. `total_steps` is the length of the learning-rate schedule. Raises GangLost.
         """
@@ -129,28 +132,31 @@ class LearnerGroup:
         seconds = min(deadline_seconds, 0.8 * self.learner.deadline_seconds)
         return self._call("send_weights", list(engines), version, backend, seconds)[0]
 
-    def export_model(self, directory: Path) -> Path:
+    def export_model(self, directory: P) -> P:
         """A plain Hugging Face directory with the tokenizer, adapters merged; it appears whole or not at all."""
         self._call("export_model", str(directory))
         return directory
 
-    def save_checkpoint(self, directory: Path, driver_state: dict[str, Any]) -> None:
-        """A new numbered checkpoint under `directory`; `driver_state` is plain JSON. Keeps the newest few."""
+    def save_checkpoint(self, directory: Place, driver_state: dict[str, Any]) -> None:
+        """A new numbered checkpoint under `directory`; `driver_state` is plain JSON. Keeps the newest few.
+
+        To a URL each rank uploads its own shards, and the manifest follows when all of them are there.
+        """
         target = checkpoint.new_directory(directory)
         files = [file for files in self._call("save", str(target)) for file in files]
         checkpoint.commit(
             target, files, driver_state, world_size=self.learner.ranks, keep=self.learner.keep_checkpoints
         )
 
-    def load_checkpoint(self, directory: Path) -> dict[str, Any] | None:
+    def load_checkpoint(self, directory: Place) -> dict[str, Any] | None:
         """The driver's state of the newest complete checkpoint, now loaded; None where there is none."""
         found = checkpoint.newest(directory)
         if found is None:
             return None
-        self._call("load", str(found.directory), found.world_size)
+        self._call("load", str(found.directory), found.world_size, uuid.uuid4().hex)
         return found.driver_state
 
-    def rebuild(self, directory: Path) -> dict[str, Any] | None:
+    def rebuild(self, directory: Place) -> dict[str, Any] | None:
         """A new gang at the newest checkpoint under `directory` (None: at the start); after GangLost."""
         with self.turn:
             self.shutdown()

@@ -9,17 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
-import random
-import shutil
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,10 +22,12 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 
-from actors.checkpoint import FileRecord, record
+from actors import node_copies, rank_checkpoint
+from actors.checkpoint import FileRecord
 from actors.failures import NonFiniteSteps
 from actors.learner_weights import GatheredWeights, write_model
 from actors.micro_batches import MicroBatch, Packer, Sequences
+from actors.places import place
 from actors.ppo_update import PPOUpdate, Reference
 from actors.sharded_model import ShardedModel, all_sum, freeze, join_group
 from actors.weight_file import SharedFolder
@@ -51,7 +46,7 @@ class LearnerSpec:
     learner: LearnerConfig
     model: ModelConfig
     precision: str  # bfloat16 or float32
-    model_path: str
+    model_path: str  # or URL, as `reference_path`
     reference_path: str
     optimizer: OptimizerConfig
     total_steps: int
@@ -117,7 +112,7 @@ class LearnerRank:
     def _load(self, path: str, *, trainable: bool, device: torch.device, adapters: bool = True) -> Any:
         learner = self.spec.learner
         return load_lm(
-            path,
+            str(node_copies.model_folder(path)),
             self.spec.precision,
             device=device.type,
             lora=learner.lora if trainable and adapters else None,
@@ -216,85 +211,48 @@ class LearnerRank:
         SharedFolder.remove()
 
     def export_model(self, directory: str) -> None:
-        """A plain Hugging Face directory, adapters merged, written beside it and renamed in one step (rank 0)."""
+        """A plain Hugging Face directory at a path or URL, adapters merged; it appears in one step (rank 0)."""
         weights = {}
         for name, tensor in GatheredWeights(self.lm):
             if self.rank == 0:
                 weights[name] = tensor.detach().cpu().clone()
         if self.rank == 0:
             trusted = self.spec.model.trust_remote_code
-            write_model(self.lm, weights, Path(self.spec.model_path), Path(directory), trust_remote_code=trusted)
+            with node_copies.outgoing_model(place(directory)) as folder:
+                source = node_copies.model_folder(self.spec.model_path)
+                write_model(self.lm, weights, source, folder, trust_remote_code=trusted)
         dist.barrier()
 
     # Checkpoints
 
     def save(self, directory: str) -> list[FileRecord]:
-        """This rank's files, written and hashed."""
-        root = Path(directory)
-        for name, model in self._models():
-            model.engine.save_checkpoint(
-                str(root),
-                tag=name,
-                save_latest=False,
-                exclude_frozen_parameters=self.spec.learner.lora is not None,
-            )
-        own = root / f"rank_{self.rank:05d}.pkl"
+        """The files at a path or URL that this rank answers for, written and hashed."""
         state = {
-            "torch": torch.get_rng_state(),
-            "numpy": np.random.get_state(),
-            "python": random.getstate(),
             "skipped_in_a_row": self.skipped_in_a_row,
             "ppo": self.ppo.state if self.ppo is not None else None,
             "weights_version": self.ppo.weights_version if self.ppo is not None else 0,
         }
-        own.write_bytes(pickle.dumps(state))
-        dist.barrier()
-        files = sorted(path for path in root.rglob("*") if path.is_file())
-        mine = [path for index, path in enumerate(files) if index % dist.get_world_size() == self.rank]
-        return [record(root, path) for path in mine]
+        frozen = self.spec.learner.lora is not None
+        return rank_checkpoint.save(place(directory), self.rank, dict(self._models()), state, frozen=frozen)
 
-    def load(self, directory: str, saved_world_size: int) -> None:
-        """Everything that `save` wrote; from another number of ranks, all but random states (Universal Checkpoint)."""
-        root = Path(directory)
-        same_size = saved_world_size == dist.get_world_size()
-        for name, model in self._models():
-            with nullcontext(root) if same_size else self._universal(root, name, model) as source:
-                loaded, _ = model.engine.load_checkpoint(
-                    str(source), tag=name, load_module_strict=self.spec.learner.lora is None
-                )
-            if loaded is None:
-                raise RuntimeError(f"checkpoint {root}: DeepSpeed found nothing to load for {name}")
-        state = pickle.loads((root / f"rank_{self.rank if same_size else 0:05d}.pkl").read_bytes())
-        if same_size:
-            torch.set_rng_state(state["torch"])
-            np.random.set_state(state["numpy"])
-            random.setstate(state["python"])
+    def load(self, directory: str, saved_world_size: int, call: str) -> None:
+        """Everything that `save` wrote; from another number of ranks, all but random states (Universal Checkpoint).
+
+        `call` is a name that no other call has.
+        """
+        state = rank_checkpoint.load(
+            place(directory),
+            self.rank,
+            dict(self._models()),
+            saved_world_size,
+            call,
+            strict=self.spec.learner.lora is None,
+            deadline_seconds=self.spec.learner.deadline_seconds,
+        )
         self.skipped_in_a_row = state["skipped_in_a_row"]
         if self.ppo is not None and state["ppo"] is not None:
             self.ppo.state = state["ppo"]
             self.ppo.weights_version = state["weights_version"]
-        dist.barrier()
-
-    @contextmanager
-    def _universal(self, root: Path, name: str, model: ShardedModel) -> Iterator[Path]:
-        """A conversion of one model's shards that any number of ranks can load; gone afterwards."""
-        target = root.parent / f".universal-{root.name}"
-        if self.rank == 0:
-            command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
-            command += ["--input_folder", str(root / name), "--output_folder", str(target / name)]
-            command += ["--num_extract_workers", "1", "--num_merge_workers", "1"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=self.spec.learner.deadline_seconds)
-            if done.returncode:
-                raise RuntimeError(f"checkpoint {root} cannot be converted: {done.stderr[-2000:]}")
-        dist.barrier()
-        model.engine._config.load_universal_checkpoint = True  # decided at load, not at initialisation
-        try:
-            yield target
-        finally:
-            model.engine._config.load_universal_checkpoint = False
-            dist.barrier()
-            if self.rank == 0:
-                shutil.rmtree(target, ignore_errors=True)
 
     def _models(self) -> Iterator[tuple[str, ShardedModel]]:
         yield "policy", self.policy

@@ -28,6 +28,7 @@ from actors.generation import (
     WeightsRef,
     satisfies,
 )
+from actors.places import Place
 from actors.pool import Dropped
 from actors.precision import openmp_environment
 from actors.ray_pool import RayPool, Service
@@ -182,8 +183,8 @@ class RolloutGroup:
                     watchdog.end_stuck(engine, name, ("info",), seconds)
             time.sleep(1.0)
 
-    def load(self, path: Path | str, version: int) -> None:
-        """From now the weights of the Hugging Face directory `path` are served as `version`, by every engine."""
+    def load(self, path: Place | str, version: int) -> None:
+        """From now the weights of a Hugging Face directory, by path or URL, are served as `version` by every engine."""
         self.weights = WeightsRef(version, str(path))
         calls = {engine.load.remote(str(path), version): engine for engine in self.engines}
         done, silent = ray.wait(list(calls), num_returns=len(calls), timeout=self.config.deadline_seconds)

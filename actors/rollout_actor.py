@@ -22,6 +22,7 @@ import ray
 from actors import watchdog
 from actors.engine import completion, sampling_params, scoring_params, start_engine
 from actors.generation import EngineInfo, Generation, GenerationRequest, NeedsRefit, WeightsRef, satisfies
+from actors.places import is_url
 from actors.precision import resolve_precision
 from actors.usage import Busy, Usage
 from ledex_ray.config import ModelConfig, RolloutConfig
@@ -197,7 +198,7 @@ class RolloutActor:
     async def _hold(self, wanted: WeightsRef | None) -> NeedsRefit | None:
         if wanted is None or satisfies(self._held, self._streamed, wanted):
             return None
-        if not wanted.path or not os.path.isdir(wanted.path):  # shared memory of another node, or already gone
+        if not is_url(wanted.path) and not os.path.isdir(wanted.path):  # none, or on another node, or already gone
             return NeedsRefit(self._held, wanted)
         await asyncio.shield(self._load(wanted, unless_held=True))  # a caller that leaves must not stop it half way
         return None

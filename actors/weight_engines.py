@@ -26,6 +26,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from actors.node_copies import model_folder
 from actors.update_plan import UpdatePlan, Watch, watching
 from actors.weight_file import UpdateReader
 from actors.weight_wire import broadcast, checksum, chunks, gloo_group, gloo_store
@@ -154,13 +155,14 @@ class WorkerExtension:
         return getattr(self.weight_transfer_engine, "plan", None) is not None
 
     def load_directory(self, path: str) -> None:
-        """Replaces the weights by those of a directory; where it holds checksums they must agree."""
-        recorded = Path(path) / "checksums.json"
+        """Replaces the weights by those of a directory or URL; where it holds checksums they must agree."""
+        folder = model_folder(path)
+        recorded = folder / "checksums.json"
         model = self.model_runner.get_model()
         received: dict[str, int] = {}
         model.__dict__[RECEIVED] = received
         with set_current_vllm_config(self.vllm_config):
-            pairs = _tensors(path)
+            pairs = _tensors(folder)
             initialize_layerwise_reload(model)
             model.load_weights(summed(model, pairs) if recorded.exists() else pairs)
             finalize_layerwise_reload(model, self.vllm_config.model_config)
@@ -232,13 +234,13 @@ def summed(model: torch.nn.Module, pairs: Iterable[tuple[str, torch.Tensor]]) ->
         yield name, tensor
 
 
-def _tensors(path: str) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """(name, tensor) of every safetensors file in a directory, mapped, not read."""
     from safetensors import safe_open
 
-    files = sorted(Path(path).glob("*.safetensors"))
+    files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise FileNotFoundError(f"{path}: no *.safetensors")
+        raise FileNotFoundError(f"{folder}: no *.safetensors")
     for file in files:
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  not a mapping

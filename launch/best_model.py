@@ -1,7 +1,9 @@
 """The best model of a training, kept in step with its checkpoints.
 
-A new best model is staged beside `model` first, and takes its place only when the checkpoint that counts it as the best
-exists: a run that is killed in between goes on from the older checkpoint with the model that one knows.
+A new best model waits beside the one that counts, and takes its place only when the checkpoint that counts it as the
+best exists: a run that is killed in between goes on from the older checkpoint with the model that one knows. It waits
+under a hidden name, and is renamed. At a URL nothing can be renamed: models lie in numbered folders, the lowest number
+is the one that counts (actors/node_copies.py), and it is removed.
 """
 
 from __future__ import annotations
@@ -10,20 +12,27 @@ import logging
 import shutil
 from pathlib import Path
 
+from actors import checkpoint
 from actors.directories import put_in_place
+from actors.places import Place, RemotePath, patiently
 
 log = logging.getLogger(__name__)
 
 
 class BestModel:
-    """`FOLDER/model`, a plain Hugging Face directory, and the `.model.NNNNNN` that wait for their checkpoint."""
+    """`STAGE/model`, a plain Hugging Face directory, and the `.model.NNNNNN` that wait for their checkpoint.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "model"
+    At a URL: `STAGE/model/NNNNNN`, a single one when none waits.
+    """
 
-    def staged(self, number: int) -> Path:
+    def __init__(self, path: Place) -> None:
+        self.path = path
+
+    def staged(self, number: int) -> Place:
         """Where the best model, found at step or iteration `number`, is exported to."""
-        return self.path.with_name(f".{self.path.name}.{number:06d}")
+        if isinstance(self.path, Path):
+            return self.path.with_name(f".{self.path.name}.{number:06d}")
+        return self.path / f"{number:06d}"
 
     def settle(self, number: int) -> None:
         """A checkpoint that says `number` was the best is complete: its model, if it waits, takes its place.
@@ -31,7 +40,12 @@ class BestModel:
         Everything else that an export or a replacement left behind is removed. To be called after each checkpoint, and
         when training goes on from one (0 where it starts anew).
         """
+        if isinstance(self.path, RemotePath):
+            models = self.path
+            patiently(lambda: _leave(models, number))
+            return
         staged = self.staged(number)
+        assert isinstance(staged, Path)
         if staged.exists():
             put_in_place(staged, self.path)
         leftovers = sorted(self.path.parent.glob(f".{self.path.name}.*"))
@@ -42,3 +56,13 @@ class BestModel:
         for leftover in leftovers:
             log.info("removed what an interrupted export left: %s", leftover.name)
             shutil.rmtree(leftover)
+
+
+def _leave(models: RemotePath, number: int) -> None:
+    """Removes all numbered models but one; all where training starts anew; none where that one is missing."""
+    if number and checkpoint.read(models / f"{number:06d}") is None:
+        log.warning("%s: the model of step %d is missing, what there is stays", models, number)
+        return
+    for folder in models.iterdir():
+        if folder.name.isdigit() and int(folder.name) != number:
+            checkpoint.remove(folder)

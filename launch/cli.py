@@ -12,13 +12,14 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from actors.places import Place
 from launch.console import configure_logging, console
 from launch.doctor import doctor
 from launch.fix import fix
 from launch.inspect import inspect
 from launch.judge import judge
 from launch.plan import plan
-from launch.rundir import find_run
+from launch.rundir import find_run, locate
 from launch.score import score
 from launch.submit import submit
 from ledex_ray.config import Recipe, load_recipe
@@ -58,11 +59,11 @@ def read_recipe(name: str, overrides: list[str] | None) -> Recipe:
     return load_recipe(path, overrides or ())
 
 
-def _run(recipe: Recipe, stage: str | None, fresh: bool) -> None:
+def _run(recipe: Recipe, stage: str | None, fresh: bool, folder: Place | None = None) -> None:
     from launch.pipeline import run_recipe
     from launch.summary import print_summary
 
-    root = run_recipe(recipe, stage, fresh)
+    root = run_recipe(recipe, stage, fresh, folder)
     print_summary(root)
 
 
@@ -127,7 +128,8 @@ def report(
     """
     runs = [name for name in names if "=" not in name]
     if len(runs) < 2:
-        _run(_recipe_or_run(names[0], names[1:]), "report", False)
+        recipe, folder = _recipe_or_run(names[0], names[1:])
+        _run(recipe, "report", False, folder)
         return
     if len(runs) < len(names):
         raise BadInput("ledex report", "overrides make no sense for several runs", given=set(names) - set(runs))
@@ -138,12 +140,12 @@ def report(
     console.print(f"Comparison: {out}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _recipe_or_run(name: str, overrides: list[str]) -> Recipe:
-    """The recipe of this name; where there is none, that of the run of this name."""
+def _recipe_or_run(name: str, overrides: list[str]) -> tuple[Recipe, Place | None]:
+    """The recipe of this name; where there is none, that of the run of this name, and the folder that run lies in."""
     if name in packaged_recipes() or Path(name).is_file():
-        return read_recipe(name, overrides)
+        return read_recipe(name, overrides), None
     root, recipe = find_run(name)
-    return load_recipe(root / "recipe.yaml", overrides) if overrides else recipe
+    return load_recipe(root / "recipe.yaml", overrides) if overrides else recipe, locate(name).parent
 
 
 @app.command()

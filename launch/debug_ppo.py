@@ -26,6 +26,7 @@ from ray.tune import PlacementGroupFactory
 
 from actors.failures import GangLost
 from actors.learner import LearnerGroup
+from actors.places import Place
 from actors.weights import TransferFailed
 from launch.accidents import Accidents
 from launch.best_model import BestModel
@@ -42,7 +43,7 @@ from launch.ppo_setup import (
     training_assignments,
     validation_assignments,
 )
-from launch.rundir import runs_folder
+from launch.rundir import runs_place
 from launch.utilisation import Utilisation
 from launch.weight_sync import WeightSync
 from ledex_ray.config import recipe_from_tree
@@ -98,7 +99,8 @@ class DebugPPOConfig(AlgorithmConfig):
 
         Each trial needs a `run` of its own: `tune.sample_from` makes one from what was searched.
         """
-        return {"ledex": dict(tree), "runs": str(runs_folder().resolve())}
+        runs = runs_place()  # a trial has a working directory of its own
+        return {"ledex": dict(tree), "runs": str(runs.resolve() if isinstance(runs, Path) else runs)}
 
 
 class DebugPPO(Algorithm):
@@ -134,12 +136,14 @@ class DebugPPO(Algorithm):
         if episodes is None:
             episodes = self._episodes(iteration)
             self.store.write(iteration, episodes)
+            self.run.commit()
         metrics = describe(episodes) | self.weights.gap | self.learner.ppo_update(episodes, iteration)
         self.progress.iteration += 1
         if self._due(self.settings.validate_every):
             metrics |= self._validate()
         metrics |= self.utilisation.measure()
         self.session.tracker.log(STAGE, self.progress.iteration, metrics)
+        self.run.commit()
         if self._due(self.settings.checkpoint_every):
             self.learner.save_checkpoint(self.checkpoints, asdict(self.progress))
             self.best.settle(self.progress.best_iteration)
@@ -230,8 +234,8 @@ class DebugPPO(Algorithm):
         self._off = threading.Event()  # what is being sampled in the background is no longer wanted
         self._next = 0
         self.store = EpisodeStore(self.run.path(STAGE, "episodes", "x").parent)
-        self.checkpoints = self.run.path(STAGE, "checkpoints", "x").parent
-        self.best = BestModel(self.run.root / STAGE)
+        self.checkpoints = self.run.place(STAGE, "checkpoints")
+        self.best = BestModel(self.run.place(STAGE, "model"))
         self.collector = Collector(fleet)
         self.assignments = training_assignments(self.run, fleet, self.collector)
         self.validation = validation_assignments(self.run, fleet, self.collector)
@@ -315,7 +319,7 @@ class DebugPPO(Algorithm):
         """Goes on from the run's newest complete checkpoint, where there is one."""
         self._go_back(self.learner.load_checkpoint, self.checkpoints)
 
-    def _go_back(self, load: Callable[[Path], Mapping[str, Any] | None], checkpoints: Path) -> None:
+    def _go_back(self, load: Callable[[Place], Mapping[str, Any] | None], checkpoints: Place) -> None:
         self._call_off()  # first: nobody may be sent the weights while their version is not known
         state = load(checkpoints)
         self.progress = Progress(**state) if state else Progress()

@@ -39,7 +39,6 @@ def candidates(run: RunDirectory, fleet: Fleet) -> list[Candidate]:
     """The untrained model, what each finished training stage left, and the other models of `evaluation.models`."""
     found = [Candidate("prompt", "prompt", fleet.model_path, 0)]
     for version, (stage, label) in enumerate((("sft", "sft"), ("ppo", "sft+rl")), start=1):
-        path = run.root / stage / "model"
         if stage in run.recipe.stages:
             if not run.done(stage):
                 raise BadInput(
@@ -47,7 +46,7 @@ def candidates(run: RunDirectory, fleet: Fleet) -> list[Candidate]:
                     f"has no finished {stage} stage to evaluate",
                     expected=f"`ledex {stage} RECIPE` first, or `ledex run RECIPE`",
                 )
-            found.append(Candidate(label, label, path, 1_000_000 + version))
+            found.append(Candidate(label, label, run.place(stage, "model"), 1_000_000 + version))
     taken = {model.label for model in found}
     for label, name in run.recipe.evaluation.models.items():
         if label in taken:

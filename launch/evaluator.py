@@ -12,9 +12,9 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
+from actors.places import Place
 from actors.rollout import RolloutGroup
 from launch.bug_set import named_bugs
 from launch.console import log, task
@@ -42,7 +42,7 @@ class Candidate:
 
     label: str
     stage: str  # prompt, sft or sft+rl
-    path: Path
+    path: Place
     version: int  # of its weights on the run's engines; unique in the run
     other: str = ""  # hub id or path of a model that gets engines of its own; `path` and `version` are then unused
 
@@ -71,7 +71,7 @@ class Evaluator:
         self.recipe: Recipe = run.recipe
         self.config: EvaluationConfig = run.recipe.evaluation
         self.too_long = 0  # prompts that do not fit the context: left out, and said so
-        self.parts = Parts(run.path(STAGE, "parts", "x").parent, Sample)
+        self.parts = Parts(run.path(STAGE, "parts", "x").parent, Sample, run.commit)
         self.renderer: Renderer = fleet.renderer
         self.engines: RolloutGroup | None = None  # None: the run's own
 

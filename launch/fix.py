@@ -54,7 +54,9 @@ class Proposal:
 def fix(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The program that fails its tests.")],
     tests: Annotated[Path, typer.Option(help="A .py of top-level asserts, or a .jsonl with one test a line.")],
-    model: Annotated[str, typer.Option(help="A directory such as runs/NAME/ppo/model, a packaged name, or a hub id.")],
+    model: Annotated[
+        str, typer.Option(help="A directory or URL such as runs/NAME/ppo/model, a packaged name, a hub id.")
+    ],
     task: Annotated[str, typer.Option(help="What the program is for; default: its docstring.")] = "",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of proposals, each from the best one so far.")] = 3,
     samples: Annotated[int, typer.Option(min=1, help="Proposals a round.")] = 8,

@@ -18,6 +18,7 @@ import ray
 from actors.capacity import make_room
 from actors.embedder import EmbedderActor
 from actors.local_ray import start_ray
+from actors.places import Place
 from actors.precision import openmp_environment
 from actors.rollout import RolloutGroup
 from actors.sandbox_group import SandboxGroup
@@ -122,8 +123,8 @@ class Fleet:
         """The revision of a model that this run uses (`model_cache.revision_of`)."""
         return revision_of(resolve_model(name, self._pins))
 
-    def serve(self, path: Path, version: int) -> None:
-        """Puts the weights of a Hugging Face directory on every engine."""
+    def serve(self, path: Place, version: int) -> None:
+        """Puts the weights of a Hugging Face directory, at a path or URL, on every engine."""
         self.rollout.load(path, version)
 
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
 from typing import Annotated
 
 import typer
 
-from launch.console import console
-from launch.rundir import find_run
+from actors.places import RemotePath
+from launch.console import console, log
+from launch.run_store import fetched
+from launch.rundir import find_run, locate
 from ledex_ray.errors import BadInput
 
 HOST = "127.0.0.1"
 PORT = 8642
+FOLLOW_SECONDS = 10.0  # between two looks at a run's URL
 
 
 def inspect(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its directory.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, its directory or URL.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = PORT,
     follow: Annotated[bool, typer.Option("--follow", help="Reload the list as the run goes on.")] = False,
 ) -> None:
@@ -31,10 +36,22 @@ def inspect(
     root, recipe = find_run(run)
     listener = _listener(port)
     app = make_app(root, recipe, follow)
+    where = locate(run)
+    if follow and isinstance(where, RemotePath):
+        threading.Thread(target=_keep_up, args=(where,), daemon=True).start()
     address = f"http://{HOST}:{listener.getsockname()[1]}/"
     console.print(f"{root}: {address}  (Ctrl-C ends it)", highlight=False, markup=False, soft_wrap=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     server.run(sockets=[listener])
+
+
+def _keep_up(where: RemotePath) -> None:
+    while True:
+        time.sleep(FOLLOW_SECONDS)
+        try:
+            fetched(where)
+        except BadInput as error:  # the pages show what there was
+            log.warning("%s", error)
 
 
 def _listener(port: int) -> socket.socket:

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from actors.node_copies import model_folder
+from actors.places import is_url
 from launch.adapters import is_adapter, merged
 from launch.pins import Pins, split_revision
 from ledex_ray.errors import BadInput
@@ -39,7 +41,7 @@ def cache_dir() -> Path:
 
 
 def resolve_model(name: str, pins: Pins | None = None) -> Path:
-    """A local Hugging Face directory for a causal LM: `smollm2-135m`, a directory, or a hub id.
+    """A local Hugging Face directory for a causal LM: `smollm2-135m`, a directory, a hub id, or a run's model by URL.
 
     A hub id may end in @REVISION (commit, tag or branch); a run's `pins` outrank what that points to by now. A LoRA
     adapter's directory gives the merged model. Raises BadInput where the name is none of these, or the hub has it not
@@ -78,11 +80,13 @@ def _package_folder(module: str, distribution: str, name: str) -> Path:
 
 
 def _directory(name: str, packaged: str, pins: Pins | None) -> Path:
-    """A directory with a config.json, looked for on this machine, then on the hub."""
+    """A directory with a config.json, looked for on this machine, or where its URL says, then on the hub."""
     expected = f"{packaged}, a directory with a config.json, or a hub id such as owner/name or owner/name@revision"
     path = Path(name).expanduser()
     if not name.strip():
         raise BadInput("model", "no name given", expected=expected)
+    if is_url(name):
+        return model_folder(name)
     if path.is_dir():
         if not (path / "config.json").is_file() and not is_adapter(path):
             raise BadInput(name, "this directory holds no config.json", expected=expected)

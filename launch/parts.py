@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -13,10 +13,10 @@ R = TypeVar("R")
 
 
 class Parts(Generic[R]):
-    """A folder of `part-NNNNNN.parquet`; a part that is there is complete."""
+    """A folder of `part-NNNNNN.parquet`; a part that is there is complete. `written` is called after each new one."""
 
-    def __init__(self, folder: Path, kind: type[R]) -> None:
-        self.folder, self.kind = folder, kind
+    def __init__(self, folder: Path, kind: type[R], written: Callable[[], None] = lambda: None) -> None:
+        self.folder, self.kind, self._written = folder, kind, written
         folder.mkdir(parents=True, exist_ok=True)
 
     def read(self) -> list[R]:
@@ -29,6 +29,7 @@ class Parts(Generic[R]):
         if rows:
             taken = [int(part.stem[5:]) for part in self.folder.glob("part-*.parquet")]
             write_records(self.folder / f"part-{max(taken, default=-1) + 1:06d}.parquet", rows)
+            self._written()
 
 
 class PartWriter(Generic[R]):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from actors.places import Place, remove_tree
 from launch.console import log
 from launch.rundir import RunDirectory
 from launch.tracking import Tracker
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 FOLDERS = {"synthesize": "synthesis", "sft": "sft", "ppo": "ppo", "evaluate": "evaluation/heldout", "report": "report"}
 
 
-def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> Path:
-    """Runs the recipe's stages, or `only` one of them, and returns the run directory.
+def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False, folder: Place | None = None) -> Path:
+    """Runs the recipe's stages, or `only` one of them, and returns the run directory: one in `folder`, if given.
 
     Raises BadInput where a stage needs another one's output first.
     """
-    run = RunDirectory.open(recipe, fresh)
+    run = RunDirectory.open(recipe, fresh, folder)
     try:
         stages = [only] if only else list(run.recipe.stages)
         left = [stage for stage in stages if stage != "report" and not run.done(FOLDERS[stage])]
@@ -46,11 +46,14 @@ def discard_checkpoints(run: RunDirectory, stage: str) -> None:
 
     Nothing happens under `learner.keep_finished`, or where the stage has not finished.
     """
-    folder = run.root / FOLDERS[stage] / "checkpoints"
+    folder = run.place(FOLDERS[stage], "checkpoints")
     if run.recipe.learner.keep_finished or not run.done(FOLDERS[stage]) or not folder.exists():
         return
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    shutil.rmtree(folder)
+    if isinstance(folder, Path):
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    else:
+        size = sum(bytes for bytes, _ in folder.files().values())
+    remove_tree(folder)
     log.info("%s: its checkpoints are gone, %.1f GB (learner.keep_finished=true keeps them)", stage, size / 1e9)
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
+from actors.places import Place, place
 from launch.collect import Assignments, Collector
 from launch.dialogue import Assignment
 from launch.fleet import Fleet
@@ -38,14 +38,13 @@ class Session:
 
 def open_session(recipe: Recipe, runs: str = "") -> Session:
     """A session of its own for a training under Tune."""
-    run = RunDirectory.open(recipe, folder=Path(runs) if runs else None)
+    run = RunDirectory.open(recipe, folder=place(runs) if runs else None)
     pin_problem_sets(run.recipe, run.pins)
     return Session(run, Fleet(recipe, pins=run.pins), Tracker(run))
 
 
-def start_model(run: RunDirectory, fleet: Fleet) -> Path:
+def start_model(run: RunDirectory, fleet: Fleet) -> Place:
     """The model that PPO starts from, which is also the reference: the SFT stage's, or the untrained one."""
-    trained = run.root / "sft" / "model"
     if "sft" in run.recipe.stages:
         if not run.done("sft"):
             raise BadInput(
@@ -53,7 +52,7 @@ def start_model(run: RunDirectory, fleet: Fleet) -> Path:
                 "has no finished sft stage for PPO to start from",
                 expected="`ledex sft RECIPE` first, or `ledex run RECIPE`",
             )
-        return trained
+        return run.place("sft", "model")
     return fleet.model_path
 
 

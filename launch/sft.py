@@ -9,10 +9,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from actors.failures import GangLost
 from actors.learner import LearnerGroup
+from actors.places import Place
 from launch.accidents import Accidents
 from launch.best_model import BestModel
 from launch.console import log, task
@@ -108,11 +108,12 @@ def _step(
     metrics = learner.sft_step(batches[progress.step])
     progress.step += 1
     due = progress.step % run.recipe.sft.checkpoint_every == 0 or progress.step == len(batches)
-    best = BestModel(run.root / STAGE)
+    best = BestModel(run.place(STAGE, "model"))
     if due:
         metrics |= _validate(best, learner, validation, progress)
     tracker.log(STAGE, progress.step, metrics)
     if due:
+        run.commit()  # first: who goes on from the checkpoint wants the metrics before it
         learner.save_checkpoint(_checkpoints(run), asdict(progress))
         best.settle(progress.best_step)
     return metrics
@@ -155,7 +156,7 @@ def _resume(run: RunDirectory, learner: LearnerGroup, tracker: Tracker) -> Progr
     state = learner.load_checkpoint(_checkpoints(run))
     progress = Progress(**state) if state else Progress()
     tracker.forget_after(STAGE, progress.step)
-    BestModel(run.root / STAGE).settle(progress.best_step)
+    BestModel(run.place(STAGE, "model")).settle(progress.best_step)
     if progress.step:
         log.info("sft: resumed after step %d", progress.step)
     return progress
@@ -178,8 +179,8 @@ def _out_of_patience(progress: Progress, config: SFTConfig) -> bool:
     return config.patience is not None and progress.without_improvement >= config.patience
 
 
-def _checkpoints(run: RunDirectory) -> Path:
-    return run.root / STAGE / "checkpoints"
+def _checkpoints(run: RunDirectory) -> Place:
+    return run.place(STAGE, "checkpoints")
 
 
 def _problem(example: SupervisedExample) -> str:

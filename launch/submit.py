@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from actors.places import is_url, place
 from launch.console import console
 from ledex_ray.config import Recipe, recipe_hash
 from ledex_ray.errors import BadInput
@@ -44,7 +45,9 @@ def submit(
     ] = "http://127.0.0.1:8265",
     runs: Annotated[
         str | None,
-        typer.Option(metavar="DIR", envvar="LEDEX_RUNS", help="Where runs live: a folder that every node sees."),
+        typer.Option(
+            metavar="PLACE", envvar="LEDEX_RUNS", help="Where runs live: a folder that all nodes see, or a URL."
+        ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show its log; the exit code is the job's.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start NAME-2 instead of resuming NAME.")] = False,
@@ -109,7 +112,7 @@ def entrypoint(recipe: str, overrides: Sequence[str], working_dir: Path, fresh: 
 def job_environment(runs: str | None, pairs: Sequence[str]) -> dict[str, str]:
     """Variables of the job and its actors: LEDEX_RUNS (`runs`), and the `KEY=VALUE` pairs. None of this process's own.
 
-    Raises BadInput for a pair that looks like a secret (the job's page shows them all) and for runs in no place.
+    Raises BadInput for what looks like a secret (the job's page shows it all) and for runs in no place.
     """
     environment = {"PYTHONUNBUFFERED": "1"}
     for pair in pairs:
@@ -126,12 +129,14 @@ def job_environment(runs: str | None, pairs: Sequence[str]) -> dict[str, str]:
     if runs is not None:
         environment["LEDEX_RUNS"] = runs
     folder = environment.get("LEDEX_RUNS")
-    if not folder or not folder.startswith("/"):
+    if folder and is_url(folder):
+        place(folder)  # or BadInput
+    elif not folder or not folder.startswith("/"):
         raise BadInput(
             "--runs",
             "is missing" if not folder else "is relative, and the job's working directory goes away with the job",
             given=folder or None,
-            expected="the absolute path of a folder on storage that every node of the cluster sees",
+            expected="the absolute path of a folder that every node of the cluster sees, or a URL (s3://, gs://)",
         )
     return environment
 

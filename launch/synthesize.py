@@ -184,7 +184,7 @@ def fitting(items: Sequence[Item], max_length: int) -> list[Item]:
 
 def _solve(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem]) -> list[Attempt]:
     recipe = run.recipe
-    parts = Parts(run.root / STAGE / "solve", Attempt)
+    parts = Parts(run.root / STAGE / "solve", Attempt, run.commit)
     done = {a.problem_id for a in parts.read() if a.provenance.source == "model"}
     items = [
         solve_item(p, fleet.renderer, recipe.synthesis.solve, recipe.synthesis.seed, recipe.synthesis.shots)
@@ -209,7 +209,7 @@ def _refine(
     run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem], wrong: Sequence[Attempt]
 ) -> list[Refinement]:
     recipe = run.recipe
-    parts = Parts(run.root / STAGE / "refine", Refinement)
+    parts = Parts(run.root / STAGE / "refine", Refinement, run.commit)
     done = {r.attempt_id for r in parts.read() if r.provenance.source in SAMPLED}
     left = [(a, shown_feedback(recipe, a)) for a in wrong if a.id not in done]
     if recipe.synthesis.endpoint is not None:
@@ -255,15 +255,15 @@ def _keep(parts: Parts[Refinement], judged: Iterable[list[Refinement]], count: i
 def _refine_canonically(
     run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem], wrong: Sequence[Attempt]
 ) -> None:
-    parts = Parts(run.root / STAGE / "refine", Refinement)
+    parts = Parts(run.root / STAGE / "refine", Refinement, run.commit)
     done = {r.attempt_id for r in parts.read() if r.provenance.source == SOURCE}
     left = [(a, shown_feedback(run.recipe, a)) for a in wrong if a.id not in done]
     parts.append(canonical_refinements(problems, left, fleet.sandbox.client()))
 
 
 def _seed_bugs(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem]) -> None:
-    attempts = Parts(run.root / STAGE / "solve", Attempt)
-    refinements = Parts(run.root / STAGE / "refine", Refinement)
+    attempts = Parts(run.root / STAGE / "solve", Attempt, run.commit)
+    refinements = Parts(run.root / STAGE / "refine", Refinement, run.commit)
     have_attempts = {a.id for a in attempts.read() if a.provenance.source == "seeded"}
     have_refinements = {r.problem_id for r in refinements.read() if r.provenance.source == "seeded"}
     left = [p for p in problems.values() if p.id not in have_refinements]

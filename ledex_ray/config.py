@@ -9,14 +9,18 @@ import contextlib
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from ledex_ray.errors import BadInput
+
+_CREDENTIALS = re.compile(r"[a-z0-9]://[^\s\"]*@", re.IGNORECASE)
 
 
 class Section(BaseModel):
@@ -29,7 +33,8 @@ class ModelConfig(Section):
     """The policy: a hub id, a path, or a packaged name."""
 
     name: str = Field(
-        "smollm2-135m", description="A causal LM: packaged name, hub id (OWNER/NAME or OWNER/NAME@REVISION) or path."
+        "smollm2-135m",
+        description="A causal LM: packaged name, hub id (OWNER/NAME or OWNER/NAME@REVISION), path or URL.",
     )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="Precision of engine and forward passes; auto probes this machine."
@@ -364,6 +369,13 @@ class Recipe(Section):
     ppo: PPOConfig = PPOConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _no_credentials(self) -> Recipe:
+        for key, value in _flatten(self.model_dump(mode="json")).items():
+            if _CREDENTIALS.search(unquote(json.dumps(value))):
+                raise ValueError(f"'{key}' without user name or key: recipes are stored and shown")
+        return self
 
     @model_validator(mode="after")
     def _separated_at_one_place(self) -> Recipe:

@@ -31,8 +31,8 @@ class Token:
 
 def load_tokenizer(root: Path) -> Any:
     """The run's tokenizer (its SFT model's), or None where there is none to read."""
-    path = root / "sft" / "model" / "tokenizer.json"
-    if not path.exists():
+    path = next(iter(sorted((root / "sft" / "model").glob("**/tokenizer.json"))), None)  # numbered, at a URL
+    if path is None:
         return None
     from tokenizers import Tokenizer
 

@@ -7,35 +7,37 @@ import threading
 from pathlib import Path
 
 from actors.directories import put_in_place
+from actors.places import Place
 from launch.best_model import BestModel
 from launch.debug_ppo import Progress
 
 
-def write(folder: Path, text: str) -> None:
+def write(folder: Place, text: str) -> None:
+    assert isinstance(folder, Path)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(text)
 
 
-def content(folder: Path) -> str:
+def content(folder: Place) -> str:
     return (folder / "config.json").read_text()
 
 
 def test_a_model_whose_checkpoint_was_never_written_is_not_kept(tmp_path: Path) -> None:
-    best = BestModel(tmp_path)
+    best = BestModel(tmp_path / "model")
     write(best.staged(10), "ten")
     best.settle(10)
     write(best.staged(20), "twenty")  # and a kill before the checkpoint that says 20
-    BestModel(tmp_path).settle(10)
+    BestModel(tmp_path / "model").settle(10)
     assert content(best.path) == "ten"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_model_whose_checkpoint_was_written_is_kept_after_a_kill(tmp_path: Path) -> None:
-    best = BestModel(tmp_path)
+    best = BestModel(tmp_path / "model")
     write(best.staged(10), "ten")
     best.settle(10)
     write(best.staged(20), "twenty")  # the checkpoint says 20, and then the kill
-    BestModel(tmp_path).settle(20)
+    BestModel(tmp_path / "model").settle(20)
     assert content(best.path) == "twenty"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -43,7 +45,7 @@ def test_a_model_whose_checkpoint_was_written_is_kept_after_a_kill(tmp_path: Pat
 def test_leftovers_of_interrupted_exports_are_removed_and_a_retired_model_comes_back(tmp_path: Path) -> None:
     write(tmp_path / ".model.abcdef" / "old", "retired")  # two renames, killed between them
     write(tmp_path / ".model.000030.ghijkl", "half an export")
-    best = BestModel(tmp_path)
+    best = BestModel(tmp_path / "model")
     best.settle(0)
     assert content(best.path) == "retired"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

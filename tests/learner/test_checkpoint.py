@@ -11,6 +11,7 @@ from actors.checkpoint import MANIFEST, commit, new_directory, newest, record
 
 def save(root: Path, step: int, keep: int = 5) -> Path:
     directory = new_directory(root)
+    assert isinstance(directory, Path)
     (directory / "policy").mkdir()
     shards = [directory / "policy" / "shard_0.pt", directory / "rank_0.pkl"]
     for shard in shards:
@@ -54,6 +55,7 @@ def test_a_torn_one_is_passed_over(tmp_path: Path, damage: str) -> None:
 def test_a_torn_ones_place_is_cleared_before_the_next(tmp_path: Path) -> None:
     save(tmp_path, 1)
     torn = new_directory(tmp_path)
+    assert isinstance(torn, Path)
     (torn / "half.pt").write_bytes(b"x")
     save(tmp_path, 3)
     found = newest(tmp_path)

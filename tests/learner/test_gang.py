@@ -9,9 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from actors.failures import GangLost, NonFiniteSteps
 from actors.learner import LearnerGroup
 from ledex_ray.config import LearnerConfig, LoraConfig, ModelConfig, OptimizerConfig, PPOConfig
 from ledex_ray.episodes import SupervisedExample
+from tests.cluster.object_store import simulated_s3
 from tests.learner.batches import episodes, examples
 
 OPTIMIZER = OptimizerConfig(lr=1e-3, warmup_steps=2, schedule="cosine")
@@ -84,24 +87,27 @@ class OwnForCausalLM(LlamaForCausalLM):
 """
 
 DRIVER = """
-import hashlib, json, os, sys
+import hashlib, os, sys
 from pathlib import Path
 import ray
 from actors.learner import LearnerGroup
+from actors.places import place
 from ledex_ray.config import LearnerConfig, ModelConfig, OptimizerConfig
 from tests.learner.batches import examples
 
 model, root, stop_after = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+checkpoints = place(sys.argv[5])
 ray.init(num_cpus=1, include_dashboard=False, object_store_memory=128 * 2**20, _temp_dir=sys.argv[4])
 learner = LearnerGroup(
     LearnerConfig(tokens_per_micro_batch=128, threads=1), ModelConfig(dtype="float32"), model,
     OptimizerConfig(lr=1e-3, warmup_steps=2, schedule="cosine"), total_steps=4, seed=0,
 )
 assert "torch" not in sys.modules
-state = learner.load_checkpoint(root / "checkpoints") or {"step": 0}
+state = learner.load_checkpoint(checkpoints) or {"step": 0}
+print("from", state["step"])
 for step in range(state["step"], 4):
     learner.sft_step(examples(6, seed=step, words=5000))
-    learner.save_checkpoint(root / "checkpoints", {"step": step + 1})
+    learner.save_checkpoint(checkpoints, {"step": step + 1})
     if step + 1 == stop_after:
         os.kill(os.getpid(), 9)
 exported = learner.export_model(root / "model")
@@ -111,31 +117,35 @@ ray.shutdown()
 """
 
 
-def drive(model: Path, root: Path, stop_after: int, short_tmp: Path) -> int:
+def drive(model: Path, root: Path, stop_after: int, short_tmp: Path, url: str = "") -> str:
+    """What a driver prints that goes on to step 4, or kills itself after a step; checkpoints at `url`, or in `root`."""
     root.mkdir(exist_ok=True)
+    work = {"LEDEX_WORK": str(short_tmp) + "-disk"}  # an empty one each time
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(model), str(root), str(stop_after), str(short_tmp)],
-        env=os.environ | {"PYTHONPATH": os.getcwd(), "RAY_ADDRESS": ""},
-        timeout=300,
+        [sys.executable, "-c", DRIVER, str(model), str(root), str(stop_after), str(short_tmp),
+         url or str(root / "checkpoints")],
+        env=os.environ | {"PYTHONPATH": os.getcwd(), "RAY_ADDRESS": ""} | work,
+        timeout=900,
         capture_output=True,
         text=True,
-    )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-3000:]
-    return done.returncode
+    )  # fmt: skip
+    assert done.returncode == (-signal.SIGKILL if stop_after else 0), done.stderr[-3000:]
+    return done.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [(2,), pytest.param((1, 2, 3), marks=pytest.mark.acceptance)])
+@pytest.mark.parametrize("storage", ["folder", "s3"])
 def test_sft_whose_driver_was_killed_between_steps_ends_bit_equal(
-    kills: tuple[int, ...], tiny_llama: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    kills: tuple[int, ...], storage: str, tiny_llama: Path, tmp_path: Path
 ) -> None:
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="gang_") as scratch:
-        assert drive(tiny_llama, tmp_path / "whole", 0, Path(scratch) / "a") == 0
+    with tempfile.TemporaryDirectory(prefix="gang_") as scratch, ExitStack() as stack:
+        url = stack.enter_context(simulated_s3()).url if storage == "s3" else ""
+        drive(tiny_llama, tmp_path / "whole", 0, Path(scratch) / "a")
         for number, stop_after in enumerate(kills):
-            assert drive(tiny_llama, tmp_path / "killed", stop_after, Path(scratch) / f"k{number}") != 0
-        assert drive(tiny_llama, tmp_path / "killed", 0, Path(scratch) / "b") == 0
+            drive(tiny_llama, tmp_path / "killed", stop_after, Path(scratch) / f"k{number}", url)
+        said = drive(tiny_llama, tmp_path / "killed", 0, Path(scratch) / "b", url)
+        assert f"from {kills[-1]}" in said
     assert (tmp_path / "killed" / "hash").read_text() == (tmp_path / "whole" / "hash").read_text()
 
 
