@@ -16,7 +16,7 @@ from tests.learner.batches import examples
 from tests.learner.hosts import RankHost
 
 OPTIMIZER = OptimizerConfig(lr=1e-3, warmup_steps=2, schedule="cosine")
-STEPS = [("sft_step", examples(6, seed=seed, words=5000)) for seed in range(3)]
+STEPS: list[tuple[Any, ...]] = [("sft_step", examples(6, seed=seed, words=5000)) for seed in range(3)]
 
 
 @pytest.mark.slow
