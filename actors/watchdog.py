@@ -87,7 +87,8 @@ def end_stuck(handle: Any, actor: str, items: tuple[str, ...], since_seconds: fl
 
 def _stack_path(pid: int) -> Path:
     # Beside Ray's own logs of the process: a killed one removes nothing, and a session's folder is cleared as one.
-    return Path(ray._private.worker._global_node.get_logs_dir_path()) / f"ledex-stack-{pid}.txt"
+    node: Any = ray._private.worker._global_node
+    return Path(node.get_logs_dir_path()) / f"ledex-stack-{pid}.txt"
 
 
 def _examine_here(pid: int) -> str:

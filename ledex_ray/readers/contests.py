@@ -176,8 +176,8 @@ def _pairs(value: Any, name: str, keys: tuple[str, str], where: str) -> list[tup
         return []
     if isinstance(value, list) and all(isinstance(item, dict) and set(keys) <= set(item) for item in value):
         return [(item[keys[0]], item[keys[1]]) for item in value]
-    sides = [value.get(key) for key in keys] if isinstance(value, dict) else []
-    if not sides or not all(isinstance(side, list) for side in sides) or len(sides[0]) != len(sides[1]):
+    left, right = (value.get(key) if isinstance(value, dict) else None for key in keys)
+    if not isinstance(left, list) or not isinstance(right, list) or len(left) != len(right):
         expected = f'{{"{keys[0]}": [...], "{keys[1]}": [...]}}, both of one length'
         raise BadInput(where, f"field '{name}'", given=value, expected=expected)
-    return list(zip(*sides, strict=True))
+    return list(zip(left, right, strict=True))

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import ray
@@ -153,8 +154,8 @@ def test_a_stopped_actor_is_named_ended_and_its_items_done_elsewhere(
 
 def test_stacks_lie_in_the_folder_of_the_ray_session_and_go_with_it(group: SandboxGroup) -> None:
     pid = ray.get(next(iter(group.actors.values())).ready.remote(), timeout=60).pid
-    path = watchdog._stack_path(pid)
-    assert path.is_file() and path.is_relative_to(ray._private.worker._global_node.get_session_dir_path())
+    path, node = watchdog._stack_path(pid), cast(Any, ray._private.worker._global_node)
+    assert path.is_file() and path.is_relative_to(node.get_session_dir_path())
 
 
 def test_an_item_that_holds_up_every_actor_comes_back_as_infra_and_the_others_are_judged(

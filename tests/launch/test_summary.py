@@ -12,7 +12,7 @@ from ledex_ray.config import Recipe, dump_recipe, load_recipe
 
 @pytest.mark.parametrize(("stages", "commands"), [(("evaluate", "report"), 1), (("sft", "ppo", "report"), 3)])
 def test_each_suggestion_is_a_variant_of_this_run(tmp_path: Path, stages: tuple[str, ...], commands: int) -> None:
-    recipe = Recipe(run=tmp_path.name, stages=stages)  # type: ignore[arg-type]
+    recipe = Recipe(run=tmp_path.name, stages=stages)
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
     _, *lines = what_next(tmp_path, tmp_path / "report.html").splitlines()
     assert len(lines) == commands
