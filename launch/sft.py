@@ -65,22 +65,23 @@ def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
     )
     try:
         progress = _resume(run, learner, tracker)
-        accidents, gone = Accidents(STAGE, progress.step), False
+        accidents, gone, shown = Accidents(STAGE, progress.step), False, progress.step
         with task("sft", len(batches)) as bar:
-            bar.advance(progress.step)
+            bar.advance(shown)
             while progress.step < len(batches) and not _out_of_patience(progress, config):
                 try:
                     if gone:
                         learner.rebuild(_checkpoints(run))
-                        bar.advance(-progress.step)
                         progress, gone = _resume(run, learner, tracker), False
-                        bar.advance(progress.step)
+                        bar.advance(progress.step - shown)
+                        shown = progress.step
                     metrics = _step(run, learner, tracker, batches, validation, progress)
                 except GangLost as error:
                     accidents.lost(error)
                     gone = True
                     continue
                 accidents.reached(progress.step)
+                shown = progress.step
                 bar.advance(note=f"loss {metrics['loss']:.3f}")
     finally:
         learner.shutdown()
