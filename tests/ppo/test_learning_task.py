@@ -39,12 +39,12 @@ def test_every_solution_of_the_task_passes_and_every_evaluation_problem_can_be_g
 def test_one_experiment_has_one_hash_whatever_the_seed_and_the_folder() -> None:
     first = experiment(recipe_of("grpo", 0, Path("a"), ()), "task")
     assert first == experiment(recipe_of("grpo", 1, Path("b"), ()), "task")
-    others = (
+    others: list[tuple[str, tuple[str, ...], str]] = [
         ("rloo", (), "task"),
         ("grpo-async", (), "task"),
         ("grpo", ("ppo.iterations=2",), "task"),
-        ("grpo", (), "x"),
-    )
+        ("grpo", (), "another"),
+    ]
     assert first not in {experiment(recipe_of(v, 0, Path("a"), given), digest) for v, given, digest in others}
     with pytest.raises(BadInput, match="variant"):
         recipe_of("dpo", 0, Path("a"), ())
