@@ -29,7 +29,12 @@ def test_two_nodes_that_are_lost_are_followed_from_the_url(
     with outgoing_model(root / "model") as folder:
         shutil.copytree(tiny_llama, folder)
     directory = checkpoint.new_directory(root / "checkpoints")
-    calls = [STEPS[0], ("save", str(directory)), *STEPS[1:], ("export_model", str(root / "trained"))]
+    calls: list[tuple[Any, ...]] = [
+        STEPS[0],
+        ("save", str(directory)),
+        *STEPS[1:],
+        ("export_model", str(root / "trained")),
+    ]
     saved = on_nodes(spec(root, 2, stage), tmp_path / "lost", calls)
     assert all(results[1] for results in saved)  # each rank sends files
     records = [record for results in saved for record in results[1]]
