@@ -85,7 +85,12 @@ def test_it_meets_kuberays_own_definitions(documents: dict[str, Any], cluster: d
     named = os.environ.get("LEDEX_CRDS")
     if not named:
         pytest.skip("LEDEX_CRDS names no folder with KubeRay's definitions")
-    alone = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "ledex"}, "spec": cluster}
+    alone: dict[str, Any] = {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": {"name": "ledex"},
+        "spec": cluster,
+    }
     for resource in (documents["RayJob"], alone):
         schema = definition(Path(named), resource["kind"], "v1")
         assert violations(resource, schema) == []
