@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+import psutil
 import pytest
 import ray
 
@@ -31,6 +34,7 @@ ADD = Problem(
 )
 RIGHT = "def add(a, b):\n    return a + b\n"
 WRONG = "def add(a, b):\n    return a - b\n"
+BUSY = "def add(a, b):\n    while True:\n        pass\n"
 SLOW = "def add(a, b):\n    import time\n    time.sleep({seconds})\n    return a + b\n"
 
 
@@ -44,6 +48,32 @@ def group(ray_session: None) -> Iterator[SandboxGroup]:
 def request(name: str, code: str, problem: Problem = ADD) -> ScoreRequest:
     job = TextJob(id=name, code=code, entry_point=problem.entry_point, references=(RIGHT,))
     return ScoreRequest(name, problem, job)
+
+
+@contextmanager
+def stopping_whoever_runs(cpu_seconds: float) -> Iterator[None]:
+    """Meanwhile each sandbox below this process is stopped once a program of its has used so much CPU time."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    if process.name().startswith("ray::SandboxAct") and _busiest(process) > cpu_seconds:
+                        process.send_signal(signal.SIGSTOP)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _busiest(process: psutil.Process) -> float:
+    """The CPU seconds of the program that a sandbox runs: a child of its fork server."""
+    return max((p.cpu_times().user for child in process.children() for p in child.children()), default=0.0)
 
 
 def score(client: SandboxClient, requests: list[ScoreRequest]) -> dict[str, ScoreResult]:
@@ -159,16 +189,27 @@ def test_stacks_lie_in_the_folder_of_the_ray_session_and_go_with_it(group: Sandb
     assert path.is_file() and path.is_relative_to(node.get_session_dir_path())
 
 
+def test_a_program_within_its_time_is_slow_and_not_stuck(group: SandboxGroup) -> None:
+    hasty = SandboxClient(group.actors, group.config.model_copy(update={"deadline_seconds": 2.0}))
+    patient = replace(ADD, id="patient", limits=Limits(cpu_seconds=5.0, memory_mb=512))
+    pids = {ray.get(actor.ready.remote(), timeout=60).pid for actor in group.actors.values()}
+    slow = score(hasty, [request("slow", SLOW.format(seconds=3), patient)])["slow"].verdict
+    assert slow is not None and slow.passed  # two tests, 3 s each, without a sign of life
+    assert {ray.get(actor.ready.remote(), timeout=60).pid for actor in group.actors.values()} == pids
+
+
 def test_an_item_that_holds_up_every_actor_comes_back_as_infra_and_the_others_are_judged(
     group: SandboxGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
     hasty = SandboxClient(group.actors, group.config.model_copy(update={"deadline_seconds": 2.0}))
     patient = replace(ADD, id="patient", limits=Limits(cpu_seconds=60.0, memory_mb=512))
     requests = [request(f"s{i}", RIGHT) for i in range(6)]
-    requests.insert(3, request("poison", SLOW.format(seconds=100), patient))
-    results = score(hasty, requests)
+    requests.insert(3, request("poison", BUSY, patient))
+    with stopping_whoever_runs(1.5):
+        results = score(hasty, requests)
     poison = results.pop("poison").verdict
     assert poison is not None and poison.status is Status.INFRA and "given up" in poison.feedback
     assert all(r.verdict is not None and r.verdict.passed for r in results.values())
-    stuck = [r.getMessage() for r in caplog.records if r.getMessage().startswith("stuck item=poison")]
-    assert stuck and all("sandbox.py" in line and "in score" in line for line in stuck)  # the stack says where
+    stuck = [r.getMessage().split()[1] for r in caplog.records if r.getMessage().startswith("stuck item=")]
+    assert len(stuck) == 3 and all("poison" in items for items in stuck), "each time it is named"
+    assert stuck[1:] == ["item=poison"] * 2, "once suspected it travels alone"
