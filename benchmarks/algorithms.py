@@ -30,9 +30,10 @@ from benchmarks.one_line_bugs import write_task
 from launch.console import configure_logging, log
 from launch.rundir import read_parts, runs_folder, write_atomically
 from ledex_ray.comparison import SeededDifference, seeded_difference
-from ledex_ray.config import PPOConfig, Recipe, load_recipe, recipe_hash
+from ledex_ray.config import PPOConfig, Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.passk import Tally, mean_pass_at_k, pooled, tally_of
+from ledex_ray.recipes import load_recipe, recipe_hash
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console(width=140)

@@ -32,8 +32,9 @@ from launch.fleet import Fleet
 from launch.problem_sets import heldout_problems
 from launch.rundir import RunDirectory
 from launch.synthesize import fitting, solve_item
-from ledex_ray.config import Recipe, recipe_from_tree
+from ledex_ray.config import Recipe
 from ledex_ray.problems import Problem
+from ledex_ray.recipes import recipe_from_tree
 
 app = typer.Typer(add_completion=False)
 console = Console(width=120)

@@ -124,7 +124,7 @@ def _prepare(run: Path, out: Path, model_path: Path, batch: int, max_length: int
     from launch.rundir import RunDirectory
     from launch.synthesize import load_attempts, load_trajectories
     from ledex_ray.chat import Renderer
-    from ledex_ray.config import load_recipe
+    from ledex_ray.recipes import load_recipe
     from ledex_ray.supervised import supervised_examples
 
     recipe = load_recipe(run / "recipe.yaml")

@@ -27,9 +27,10 @@ from launch.fleet import Fleet
 from launch.pipeline import run_recipe
 from launch.rundir import RunDirectory, read_parts, runs_folder, write_atomically
 from ledex_ray.comparison import SeededDifference, seeded_difference
-from ledex_ray.config import Recipe, load_recipe, recipe_hash
+from ledex_ray.config import Recipe
 from ledex_ray.evaluation import Sample
 from ledex_ray.passk import Tally, tally_of
+from ledex_ray.recipes import load_recipe, recipe_hash
 from ledex_ray.tables import read_records
 
 ABLATION = "correct-only"

@@ -28,7 +28,8 @@ from benchmarks.small_runs import small_tree, synthesized, trained_beside
 from launch.console import configure_logging
 from launch.fleet import Fleet
 from launch.model_cache import resolve_model
-from ledex_ray.config import Recipe, recipe_from_tree
+from ledex_ray.config import Recipe
+from ledex_ray.recipes import recipe_from_tree
 
 app = typer.Typer(add_completion=False)
 console = Console(width=120)

@@ -42,7 +42,8 @@ from rich.table import Table
 from actors.sandbox import SandboxActor, ScoreRequest
 from benchmarks.apart import Steps, give, run_apart
 from launch.dialogue import Assignment
-from ledex_ray.config import Recipe, SandboxConfig, recipe_from_tree
+from ledex_ray.config import Recipe, SandboxConfig
+from ledex_ray.recipes import recipe_from_tree
 from reward.compose import ARMS, compose
 from reward.terms import TextJob
 

@@ -20,7 +20,7 @@ from actors.local_ray import start_ray
 from launch.console import configure_logging, console
 from launch.debug_ppo import DebugPPO, DebugPPOConfig
 from launch.rundir import runs_folder
-from ledex_ray.config import load_recipe
+from ledex_ray.recipes import load_recipe
 
 BORROWED = ("synthesis", "sft")
 

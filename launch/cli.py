@@ -22,8 +22,9 @@ from launch.plan import plan
 from launch.rundir import find_run, locate
 from launch.score import score
 from launch.submit import submit
-from ledex_ray.config import Recipe, load_recipe
+from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
+from ledex_ray.recipes import load_recipe
 
 app = typer.Typer(
     name="ledex",

@@ -20,9 +20,10 @@ from launch.measures import Measured, every_figure
 from launch.report import Plot, environment
 from launch.rundir import find_run, read_parts, write_atomically
 from ledex_ray.comparison import article_table, compared
-from ledex_ray.config import Recipe, differing_keys
+from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.evaluation import Sample
+from ledex_ray.recipes import differing_keys
 from ledex_ray.tables import read_records
 
 

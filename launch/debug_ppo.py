@@ -46,11 +46,11 @@ from launch.ppo_setup import (
 from launch.rundir import runs_place
 from launch.utilisation import Utilisation
 from launch.weight_sync import WeightSync
-from ledex_ray.config import recipe_from_tree
 from ledex_ray.episode_metrics import describe, flat
 from ledex_ray.episode_store import EpisodeStore
 from ledex_ray.episodes import Episode
 from ledex_ray.placement import TRACE
+from ledex_ray.recipes import recipe_from_tree
 
 MOST_REPLACEMENTS = 2  # with filter_groups: at most so many more batches are sampled to replace flat groups
 REPLACEMENT_OFFSET = 1 << 20  # replacements come from a part of the endless order that no iteration reaches

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from launch.rundir import RunDirectory
-from ledex_ray.config import dump_recipe, recipe_hash
 from ledex_ray.errors import BadInput
+from ledex_ray.recipes import dump_recipe, recipe_hash
 
 log = logging.getLogger(__name__)
 

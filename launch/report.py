@@ -21,9 +21,9 @@ from launch.rundir import RunDirectory, read_parts, read_versions, write_atomica
 from launch.shown import shown
 from launch.synthesis_summary import TABLE, table_rows
 from ledex_ray.comparison import MODES, article_table
-from ledex_ray.config import dump_recipe, recipe_hash
 from ledex_ray.evaluation import Sample
 from ledex_ray.published import BENCHMARKS, PUBLISHED, backbone_of
+from ledex_ray.recipes import dump_recipe, recipe_hash
 from ledex_ray.tables import read_records
 from reward.scorer import Scorer
 

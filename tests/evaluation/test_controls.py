@@ -15,10 +15,11 @@ from launch.measures import measure
 from launch.problem_sets import CONTAMINATED, heldout_problems
 from launch.rundir import RunDirectory
 from ledex_ray.comparison import Comparison, Evaluation, article_table
-from ledex_ray.config import EvaluationConfig, Recipe, SamplingConfig, recipe_from_tree
+from ledex_ray.config import EvaluationConfig, Recipe, SamplingConfig
 from ledex_ray.errors import BadInput
 from ledex_ray.evaluation import Bug, Sample, error_type, failed_tests
 from ledex_ray.problems import CallTest, Problem
+from ledex_ray.recipes import recipe_from_tree
 from ledex_ray.records import Status, TestResult, TestStatus, Verdict
 from ledex_ray.tables import write_records
 from tests.evaluation.sample_run import RIGHT, WRONG, sample

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ledex_ray.config import Recipe, recipe_from_tree
+from ledex_ray.config import Recipe
 from ledex_ray.recipe_reference import reference
+from ledex_ray.recipes import recipe_from_tree
 
 DOCS = Path(__file__).parents[2] / "docs"
 

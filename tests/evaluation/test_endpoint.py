@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from launch.endpoint import Endpoint, Question, Reply
-from ledex_ray.config import EndpointConfig, recipe_from_tree
+from ledex_ray.config import EndpointConfig
 from ledex_ray.errors import BadInput
 from ledex_ray.prompts import Message
+from ledex_ray.recipes import recipe_from_tree
 from tests.evaluation.serving import Faulty, served
 
 

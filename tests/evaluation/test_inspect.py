@@ -24,9 +24,9 @@ from launch.browse.index import Filter, RunIndex
 from launch.browse.tokens import answer_tokens
 from launch.rundir import find_run
 from launch.shown import shown, visible
-from ledex_ray.config import load_recipe
 from ledex_ray.episode_store import EpisodeStore
 from ledex_ray.errors import BadInput
+from ledex_ray.recipes import load_recipe
 from tests.evaluation.browser import Page
 from tests.evaluation.sample_run import HOSTILE, RIGHT, WRONG, byte_tokenizer, episode
 from tests.evaluation.serving import served

@@ -17,11 +17,11 @@ from launch.figures_answers import bins_of, flow_of, read_episodes, rounds_curve
 from launch.measures import every_figure, measure
 from launch.report import report
 from launch.rundir import RunDirectory, write_part
-from ledex_ray.config import recipe_from_tree
 from ledex_ray.errors import BadInput
 from ledex_ray.evaluation import Sample
 from ledex_ray.problems import CallTest, Problem
 from ledex_ray.published import BENCHMARKS, PUBLISHED, backbone_of
+from ledex_ray.recipes import recipe_from_tree
 from ledex_ray.tables import write_records
 from tests.evaluation.browser import Page
 from tests.evaluation.sample_run import HOSTILE, RIGHT, WRONG, sample, write_run

@@ -13,9 +13,9 @@ import pytest
 from examples.wandb_dashboard import dashboard
 from launch.rundir import RunDirectory, read_parts
 from launch.tracking import Tracker
-from ledex_ray.config import recipe_from_tree
 from ledex_ray.errors import BadInput
 from ledex_ray.metric_groups import grouped
+from ledex_ray.recipes import recipe_from_tree
 from tests.evaluation.test_reports import TREE, finished
 
 pytestmark = pytest.mark.slow

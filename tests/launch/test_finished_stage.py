@@ -8,8 +8,9 @@ import pytest
 
 from launch.pipeline import FOLDERS, run_recipe
 from launch.rundir import RunDirectory
-from ledex_ray.config import Recipe, recipe_from_tree
+from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
+from ledex_ray.recipes import recipe_from_tree
 
 
 def trained(recipe: Recipe, *finished: str) -> Path:

@@ -10,7 +10,7 @@ from actors import watchdog
 from launch.evaluator import Candidate, Evaluator
 from launch.fleet import Fleet
 from launch.rundir import RunDirectory
-from ledex_ray.config import recipe_from_tree
+from ledex_ray.recipes import recipe_from_tree
 
 
 @pytest.mark.slow

@@ -16,9 +16,9 @@ from launch.model_cache import resolve_encoder, resolve_model, revision_of
 from launch.problem_sets import pin_problem_sets
 from launch.report import versions
 from launch.rundir import RunDirectory
-from ledex_ray.config import recipe_from_tree
 from ledex_ray.errors import BadInput
 from ledex_ray.readers import sources
+from ledex_ray.recipes import recipe_from_tree
 
 OLD, NEW = "a" * 40, "b" * 40
 NAME = "owner/name"

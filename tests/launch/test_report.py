@@ -11,7 +11,7 @@ import pytest
 from launch.measures import measure
 from launch.report import examples, report
 from launch.rundir import RunDirectory, write_part
-from ledex_ray.config import recipe_from_tree
+from ledex_ray.recipes import recipe_from_tree
 from ledex_ray.tables import write_records
 from tests.launch.test_measures import CONFIG, PROBLEMS, SAMPLES, sample
 

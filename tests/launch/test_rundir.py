@@ -8,9 +8,10 @@ import pytest
 
 from launch.parts import Parts, PartWriter
 from launch.rundir import RunDirectory, read_parts, write_part
-from ledex_ray.config import Recipe, recipe_from_tree
+from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.evaluation import Bug
+from ledex_ray.recipes import recipe_from_tree
 
 
 def test_the_same_recipe_opens_the_same_run(runs_dir: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from launch.summary import what_next
-from ledex_ray.config import Recipe, dump_recipe, load_recipe
+from ledex_ray.config import Recipe
+from ledex_ray.recipes import dump_recipe, load_recipe
 
 
 @pytest.mark.parametrize(("stages", "commands"), [(("evaluate", "report"), 1), (("sft", "ppo", "report"), 3)])

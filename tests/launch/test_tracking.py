@@ -11,9 +11,9 @@ import ray
 
 from launch.rundir import RunDirectory, read_parts
 from launch.tracking import Tracker
-from ledex_ray.config import recipe_from_tree
 from ledex_ray.episode_metrics import describe
 from ledex_ray.metric_groups import grouped
+from ledex_ray.recipes import recipe_from_tree
 
 
 @pytest.mark.slow

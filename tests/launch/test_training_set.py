@@ -12,7 +12,7 @@ import pytest
 from launch.fleet import Fleet
 from launch.rundir import RunDirectory
 from launch.training_set import training_set
-from ledex_ray.config import recipe_from_tree
+from ledex_ray.recipes import recipe_from_tree
 
 SOUND: dict[str, Any] = {
     "id": "sound",

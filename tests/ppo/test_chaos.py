@@ -25,9 +25,9 @@ from launch.problem_sets import training_problems
 from launch.rundir import RunDirectory, read_parts
 from launch.synthesize import load_trajectories, synthesize
 from launch.tracking import Tracker
-from ledex_ray.config import recipe_from_tree
 from ledex_ray.episode_store import EpisodeStore
 from ledex_ray.episodes import Episode
+from ledex_ray.recipes import recipe_from_tree
 from tests.ppo.chaos import Chaos, Log
 
 pytestmark = pytest.mark.acceptance

@@ -24,8 +24,9 @@ from launch.ppo import ppo, training
 from launch.ppo_setup import STAGE
 from launch.rundir import RunDirectory, read_parts
 from launch.tracking import Tracker
-from ledex_ray.config import Recipe, recipe_from_tree
+from ledex_ray.config import Recipe
 from ledex_ray.episode_store import EpisodeStore
+from ledex_ray.recipes import recipe_from_tree
 from reward.compose import Inputs
 
 pytestmark = pytest.mark.slow

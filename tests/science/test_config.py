@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ledex_ray.config import Recipe, differing_keys, dump_recipe, load_recipe, recipe_from_tree, recipe_hash
+from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
+from ledex_ray.recipes import differing_keys, dump_recipe, load_recipe, recipe_from_tree, recipe_hash
 
 
 def _file(folder: Path, text: str) -> Path:

@@ -1,0 +1,113 @@
+"""Recipes as files: read from YAML with dotted overrides, written, told apart, hashed. What one may hold is config.py.
+
+Every error names the key, what was given, what is allowed and, for an unknown key, the nearest right name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ledex_ray.config import Recipe, flatten
+from ledex_ray.errors import BadInput
+
+
+def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe in a YAML file with `key.sub=value` overrides applied.
+
+    Raises BadInput that names the file or flag, the key, the value and what is allowed.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise BadInput(str(path), f"cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(str(path), f"is not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(tree, dict):
+        raise BadInput(str(path), "holds no mapping", given=tree, expected="keys such as 'model' and 'sft'")
+    tree.setdefault("run", path.stem)
+    for override in overrides:
+        _apply(tree, override)
+    return recipe_from_tree(tree, where=str(path))
+
+
+def recipe_from_tree(tree: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """The typed recipe of a plain mapping; raises BadInput for the first thing that is wrong with it."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "recipe"
+        if first["type"] == "extra_forbidden":
+            raise BadInput(where, f"unknown key '{key}'{_nearest(first['loc'])}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise BadInput(
+            where, f"key '{key}'", given=first["input"] if first["loc"] else None, expected=message
+        ) from error
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Twelve hex digits of the resolved recipe, its name left out."""
+    tree = recipe.model_dump(mode="json", exclude={"run"})
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def differing_keys(a: Recipe, b: Recipe) -> list[str]:
+    """Dotted keys in which two recipes differ, with both values, as "key: A -> B"."""
+    left, right = flatten(a.model_dump(mode="json")), flatten(b.model_dump(mode="json"))
+    return [
+        f"{key}: {left.get(key)!r} -> {right.get(key)!r}"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key)
+    ]
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise BadInput("override", "is not of the form key=value", given=override, expected="e.g. sft.epochs=1")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInput(f"override {key}", "value is not valid YAML", given=text) from error
+    if isinstance(value, str):  # YAML reads 2e-6 as text: its floats need a dot
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    *parents, last = key.strip().split(".")
+    if not parents and last == "model":  # the documented short form: model=HUB_ID_OR_PATH
+        parents, last = ["model"], "name"
+    node = tree
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise BadInput(f"override {key}", f"'{parent}' holds a value, not a section", given=node)
+    node[last] = value
+
+
+def _nearest(loc: tuple[int | str, ...]) -> str:
+    section: type[BaseModel] = Recipe
+    for part in loc[:-1]:
+        field = section.model_fields.get(str(part))
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
+        inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if inner is None:
+            return ""
+        section = inner
+    close = difflib.get_close_matches(str(loc[-1]), section.model_fields, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{'.'.join(map(str, [*loc[:-1], close[0]]))}'?"
+    return f"; allowed here: {', '.join(section.model_fields)}"
