@@ -1,14 +1,16 @@
 """Does each algorithm learn? PPO, GRPO and RLOO, and one of them asynchronously, on a small task that tests verify.
 
     python -m benchmarks.algorithms gather      (about ten minutes for each variant and seed on two cores)
+    python -m benchmarks.algorithms gather --variant ppo-paper --variant ppo-codebleu_only     (other arms)
     python -m benchmarks.algorithms summary
 
 The task is that of one_line_bugs.py: a bug in a function of one line is to be put right. The success rate is that of
 the evaluation problems' fixed prompts, sampled at temperature 1, before the training and after it, under the last
-policy. `gather` does one variant and seed after another, all variants of a seed first. Each leaves a file of its own in
-`--out`, and what is there is not done again: it can be interrupted at any time (a training goes on from its last
-checkpoint) and continued days later. `summary` pools the seeds: rises in points with 95 % intervals (problems are
-resampled, and in each the seeds), each seed's own, and what asynchronous training loses against synchronous.
+policy. The reward is that of the tests alone, or of the arm that the variant names. `gather` does one variant and seed
+after another, all variants of a seed first. Each leaves a file of its own in `--out`, and what is there is not done
+again: it can be interrupted at any time (a training goes on from its last checkpoint) and continued days later.
+`summary` pools the seeds: rises in points with 95 % intervals (problems are resampled, and in each the seeds), each
+seed's own, what asynchronous training loses against synchronous, and what other arms lose against the paper's.
 """
 
 from __future__ import annotations
@@ -34,13 +36,14 @@ from ledex_ray.config import PPOConfig, Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.passk import Tally, mean_pass_at_k, pooled, tally_of
 from ledex_ray.recipes import load_recipe, recipe_hash
+from reward.compose import ARMS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console(width=140)
 
 RECIPE = Path(__file__).with_suffix(".yaml")
 OUT = Path("benchmarks/results/algorithms")
-ASYNCHRONOUS = "-async"
+ASYNCHRONOUS, PAPER = "async", "paper"
 VARIANTS = ("ppo", "grpo", "rloo", "ppo-async")
 SEEDS = (0, 1, 2)
 ANSWERS = 8  # to each evaluation prompt
@@ -54,7 +57,7 @@ Results = dict[str, dict[int, dict[str, Any]]]
 def gather(
     overrides: Annotated[list[str] | None, typer.Argument(help="Of the recipe, e.g. ppo.iterations=2.")] = None,
     out: Annotated[Path, typer.Option(help="Where each variant and seed leaves its file.")] = OUT,
-    variant: Annotated[list[str] | None, typer.Option(help="ppo, grpo, rloo, each also with -async.")] = None,
+    variant: Annotated[list[str] | None, typer.Option(help="As ppo, grpo-async, rloo-paper.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Seeds; default 0 1 2.")] = None,
     at_most: Annotated[int | None, typer.Option(help="Stop after so many.")] = None,
 ) -> None:
@@ -95,29 +98,40 @@ def summary(out: Annotated[Path, typer.Option(help="Where `gather` left its file
         shown = ("yes" if rise.pooled.value >= RISE and rise.pooled.low > 0 else "no") + f": at least {100 * RISE:.0f}"
         table.add_row(name, _seeds(by_seed), f"{before:.1%}", f"{after:.1%}", _points(rise), _each(rise), shown)
     console.print(table)
-    for name, difference in lost(results).items():
-        within = "within" if abs(difference.pooled.value) <= LOSS else "not within"
-        console.print(
-            f"{name} - {name.removesuffix(ASYNCHRONOUS)}: {_points(difference)} points ({_each(difference)}), "
-            f"{within} {100 * LOSS:.0f}"
-        )
+    for (other, name), difference in beside(results).items():
+        line = f"{name} - {other}: {_points(difference)} points ({_each(difference)})"
+        if parts_of(name)[1] and not parts_of(other)[1]:
+            within = "within" if abs(difference.pooled.value) <= LOSS else "not within"
+            line += f", {within} {100 * LOSS:.0f}"
+        console.print(line)
 
 
 def recipe_of(variant: str, seed: int, task: Path, overrides: Iterable[str]) -> Recipe:
     """The recipe of one training. BadInput for an unknown variant; the engine and the learner share the cores."""
-    algorithm = variant.removesuffix(ASYNCHRONOUS)
-    if algorithm not in ("ppo", "grpo", "rloo"):
-        raise BadInput("--variant", "is unknown", given=variant, expected="ppo, grpo or rloo, each also with -async")
+    algorithm, asynchronous, arm = parts_of(variant)
     own = [
         f"problems.train=jsonl:{task / 'train.jsonl'}",
         f"problems.validation=jsonl:{task / 'evaluation.jsonl'}",
         f"ppo.algorithm={algorithm}",
         f"ppo.seed={seed}",
     ]
-    if variant != algorithm:
+    if asynchronous:
         half = max(1, (os.cpu_count() or 1) // 2)
         own += ["ppo.mode=asynchronous", f"rollout.threads={half}", f"learner.threads={half}"]
+    if arm:
+        own.append(f"reward.arm={arm}")
     return load_recipe(RECIPE, [*own, *overrides])
+
+
+def parts_of(variant: str) -> tuple[str, bool, str]:
+    """Algorithm, whether asynchronous, arm ("": the recipe's) of ALGORITHM[-async][-ARM]. BadInput if there is none."""
+    algorithm, *rest = variant.split("-")
+    asynchronous = rest[:1] == [ASYNCHRONOUS]
+    arm = rest[asynchronous:]
+    if algorithm not in ("ppo", "grpo", "rloo") or len(arm) > 1 or not set(arm) <= set(ARMS):
+        expected = f"ppo, grpo or rloo, then perhaps -async, then perhaps one of -{', -'.join(ARMS)}"
+        raise BadInput("--variant", "is unknown", given=variant, expected=expected)
+    return algorithm, asynchronous, "".join(arm)
 
 
 def experiment(recipe: Recipe, task_hash: str) -> str:
@@ -193,17 +207,26 @@ def risen(by_seed: Mapping[int, Mapping[str, Any]]) -> SeededDifference:
     return seeded_difference(_tallies(by_seed, "before"), _tallies(by_seed, "after"), 1, seed=0)
 
 
-def lost(results: Results) -> dict[str, SeededDifference]:
-    """For each asynchronous variant, its success - the synchronous one's over the seeds that both have."""
+def beside(results: Results) -> dict[tuple[str, str], SeededDifference]:
+    """(other, variant) -> success of the variant - the other's after training, over the seeds that both have.
+
+    Asynchronous variants stand beside their synchronous ones, and arms beside the paper's.
+    """
     found = {}
-    for name, by_seed in results.items():
-        other = results.get(name.removesuffix(ASYNCHRONOUS), {})
-        both = sorted(by_seed.keys() & other.keys())
-        if name.endswith(ASYNCHRONOUS) and both:
-            sides = ({seed: side[seed] for seed in both} for side in (other, by_seed))
-            synchronous, asynchronous = (_tallies(side, "after") for side in sides)
-            found[name] = seeded_difference(synchronous, asynchronous, 1, seed=0)
+    for name in results:
+        algorithm, asynchronous, arm = parts_of(name)
+        others = [_named(algorithm, False, arm)] if asynchronous else []
+        others += [_named(algorithm, asynchronous, PAPER)] if arm not in ("", PAPER) else []
+        for other in others:
+            both = sorted(results[name].keys() & results.get(other, {}).keys())
+            if both:
+                left, right = (_tallies({seed: results[n][seed] for seed in both}, "after") for n in (other, name))
+                found[other, name] = seeded_difference(left, right, 1, seed=0)
     return found
+
+
+def _named(algorithm: str, asynchronous: bool, arm: str) -> str:
+    return "-".join(filter(None, (algorithm, ASYNCHRONOUS if asynchronous else "", arm)))
 
 
 def _tallies(by_seed: Mapping[int, Mapping[str, Any]], when: str) -> list[Tally]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.algorithms import experiment, lost, read_results, recipe_of, risen
+from benchmarks.algorithms import beside, experiment, parts_of, read_results, recipe_of, risen
 from benchmarks.one_line_bugs import KINDS, TRAINING, task, write_task
 from ledex_ray.errors import BadInput
 from ledex_ray.mutants import mutants
@@ -42,12 +42,11 @@ def test_one_experiment_has_one_hash_whatever_the_seed_and_the_folder() -> None:
     others: list[tuple[str, tuple[str, ...], str]] = [
         ("rloo", (), "task"),
         ("grpo-async", (), "task"),
+        ("grpo-paper", (), "task"),
         ("grpo", ("ppo.iterations=2",), "task"),
         ("grpo", (), "another"),
     ]
     assert first not in {experiment(recipe_of(v, 0, Path("a"), given), digest) for v, given, digest in others}
-    with pytest.raises(BadInput, match="variant"):
-        recipe_of("dpo", 0, Path("a"), ())
 
 
 def write_result(folder: Path, variant: str, seed: int, before: int, after: int, digest: str = "one") -> None:
@@ -67,7 +66,21 @@ def test_rises_are_pooled_over_seeds_and_losses_over_the_seeds_that_both_have(tm
     rise = risen(results["ppo"])
     assert rise.by_seed == pytest.approx((0.25, 0.375, 0.5)) and rise.pooled.value == pytest.approx(0.375)
     assert 0.25 <= rise.pooled.low < 0.375 < rise.pooled.high <= 0.5
-    assert lost(results)["ppo-async"].pooled.value == pytest.approx(-0.125)
+    assert beside(results)["ppo", "ppo-async"].pooled.value == pytest.approx(-0.125)
+
+
+def test_other_arms_stand_beside_the_papers_of_the_same_algorithm(tmp_path: Path) -> None:
+    write_result(tmp_path, "ppo", 0, 1, 5)
+    write_result(tmp_path, "ppo-paper", 0, 1, 4)
+    write_result(tmp_path, "ppo-codebleu_only", 0, 1, 2)
+    found = {pair: difference.pooled.value for pair, difference in beside(read_results(tmp_path)).items()}
+    assert found == {("ppo-paper", "ppo-codebleu_only"): pytest.approx(-0.25)}
+
+
+@pytest.mark.parametrize("variant", ["dpo", "ppo-slow", "ppo-paper-async", "ppo-async-async", "ppo-paper-paper", ""])
+def test_unknown_variants_are_named(variant: str) -> None:
+    with pytest.raises(BadInput, match="--variant"):
+        parts_of(variant)
 
 
 def test_results_of_two_experiments_are_not_pooled(tmp_path: Path) -> None:
