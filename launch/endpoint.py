@@ -69,8 +69,8 @@ class Endpoint:
     def ask(self, questions: Sequence[Question]) -> Generator[list[tuple[Question, Reply]]]:
         """Replies as they come, in lists of what has come meanwhile.
 
-        Raises BadInput where the endpoint refuses the key or does not know the model, the client's own error where it
-        could not be reached after all retries.
+        Raises BadInput where the endpoint refuses the key, does not know the model, or could not be reached after all
+        retries; the client's own error where it answered with another fault each time.
         """
         done: queue.SimpleQueue[tuple[Question, Reply] | BaseException | None] = queue.SimpleQueue()
         stop = threading.Event()
@@ -219,4 +219,7 @@ def _explained(error: BaseException, model: str, config: EndpointConfig) -> Base
         )
     if isinstance(error, openai.NotFoundError):
         return BadInput(config.url, "does not know the model", given=model, expected="a name that the endpoint serves")
+    if isinstance(error, openai.APIConnectionError):
+        kept = "an endpoint that answers; what it has answered is kept, and the same command goes on from there"
+        return BadInput(config.url, f"could not be reached in {config.retries + 1} tries", expected=kept)
     return error

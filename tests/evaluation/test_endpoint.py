@@ -56,6 +56,12 @@ def test_an_endpoint_that_stays_down_ends_the_run() -> None:
         ask(Faulty(*[429] * 9), questions(1), retries=1)
 
 
+def test_an_endpoint_that_nobody_serves_is_named() -> None:
+    config = EndpointConfig(url="http://127.0.0.1:9/v1", key_variable="TEACHER_KEY", retries=1)
+    with pytest.raises(BadInput, match=r"127\.0\.0\.1:9/v1: could not be reached in 2 tries"):
+        list(Endpoint("teacher", config).ask(questions(1)))
+
+
 def test_what_one_question_does_wrong_costs_that_question_alone() -> None:
     replies = ask(Faulty(400), questions(3), concurrency=1)
     assert [bool(r.error) for r in replies.values()] == [True, False, False]
@@ -90,14 +96,12 @@ def test_what_was_answered_is_never_paid_for_twice() -> None:
 
 
 def test_a_server_that_goes_away_and_comes_back_is_asked_for_the_rest_alone() -> None:
-    import openai
-
     server, replies = Faulty(slow=0.3), set[str]()
     with served(server.app) as address:
         config = EndpointConfig(url=f"{address}/v1", key_variable="TEACHER_KEY", concurrency=1, retries=0)
         asking = Endpoint("teacher", config).ask(questions(6))
         replies |= {q.id for q, _ in next(asking)}
-    with pytest.raises(openai.APIConnectionError):
+    with pytest.raises(BadInput, match="could not be reached"):
         for batch in asking:
             replies |= {q.id for q, _ in batch}
     paid = len(server.bodies)
