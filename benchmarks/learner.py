@@ -6,6 +6,7 @@ RUN is a run directory whose synthesis is finished; DIR holds TRL (`pip install 
 which is no dependency of this project. Each side runs in a process of its own, in turns, on the same cores: a warm-up
 step, then the measured ones; the table gives medians, peak resident memory and the ratio. Both sides hold bf16 weights
 (`auto` on a machine with bf16 instructions). Generation is left out: TRL's trainers are given the recorded answers.
+"trl sft" is the trainer as it comes, with gradient checkpointing; the others have it off, as ours has, which is faster.
 """
 
 from __future__ import annotations
@@ -272,6 +273,7 @@ def _trl(what: str, job: dict[str, Any], examples: list[SupervisedExample], mark
         "save_strategy": "no",
         "disable_tqdm": True,
         "learning_rate": 1e-6,
+        "gradient_checkpointing": what == "sft",  # their default, left on where the trainer is measured as it comes
     }
     if what.startswith("sft"):
         rows = [
