@@ -95,7 +95,9 @@ class SandboxGroup:
                 idle_seconds=config.idle_seconds,
                 clock=time.monotonic,
             )
-            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+            # Beside the driver, so that it keeps no sandbox node from going. Ray puts an actor that asks for nothing on
+            # any node, unless its affinity is a hard one.
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             board = ray.remote(Board).options(num_cpus=0, max_restarts=-1, max_task_retries=3, scheduling_strategy=here)
             self._board = board.remote()
             self._gauges = {

@@ -106,7 +106,7 @@ def _until(condition: Callable[[], bool], seconds: float = 90.0) -> None:
         time.sleep(0.5)
 
 
-@pytest.mark.acceptance  # not seen green yet beyond its first step: see docs/cluster.md
+@pytest.mark.acceptance
 @isolated
 def test_sandbox_demand_adds_sandbox_nodes_alone_which_go_and_gpu_demand_gpu_nodes_alone(tmp_path: Path) -> None:
     """One test: a cluster takes long to start, and each step begins where the one before has ended."""
