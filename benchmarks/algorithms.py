@@ -9,8 +9,8 @@ the evaluation problems' fixed prompts, sampled at temperature 1, before the tra
 policy. The reward is that of the tests alone, or of the arm that the variant names. `gather` does one variant and seed
 after another, all variants of a seed first. Each leaves a file of its own in `--out`, and what is there is not done
 again: it can be interrupted at any time (a training goes on from its last checkpoint) and continued days later.
-`summary` pools the seeds: rises in points with 95 % intervals (problems are resampled, and in each the seeds), each
-seed's own, what asynchronous training loses against synchronous, and what other arms lose against the paper's.
+`summary` pools the seeds: rises in points with 95 % intervals (problems are resampled), each seed's own, what
+asynchronous training loses against synchronous, and what other arms lose against the paper's.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def summary(out: Annotated[Path, typer.Option(help="Where `gather` left its file
     for name, by_seed in results.items():
         rise = risen(by_seed)
         before, after = (mean_pass_at_k(pooled(_tallies(by_seed, when)), 1) for when in ("before", "after"))
-        shown = ("yes" if rise.pooled.value >= RISE and rise.pooled.low > 0 else "no") + f": at least {100 * RISE:.0f}"
+        shown = ("yes" if rise.pooled.value >= RISE and rise.shown else "no") + f": at least {100 * RISE:.0f}"
         table.add_row(name, _seeds(by_seed), f"{before:.1%}", f"{after:.1%}", _points(rise), _each(rise), shown)
     console.print(table)
     for (other, name), difference in beside(results).items():
@@ -204,7 +204,7 @@ def read_results(out: Path) -> Results:
 
 def risen(by_seed: Mapping[int, Mapping[str, Any]]) -> SeededDifference:
     """Success after - before, seeds paired."""
-    return seeded_difference(_tallies(by_seed, "before"), _tallies(by_seed, "after"), 1, seed=0)
+    return seeded_difference(_tallies(by_seed, "before"), _tallies(by_seed, "after"), k=1, seed=0)
 
 
 def beside(results: Results) -> dict[tuple[str, str], SeededDifference]:
@@ -221,7 +221,7 @@ def beside(results: Results) -> dict[tuple[str, str], SeededDifference]:
             both = sorted(results[name].keys() & results.get(other, {}).keys())
             if both:
                 left, right = (_tallies({seed: results[n][seed] for seed in both}, "after") for n in (other, name))
-                found[other, name] = seeded_difference(left, right, 1, seed=0)
+                found[other, name] = seeded_difference(left, right, k=1, seed=0)
     return found
 
 

@@ -110,16 +110,16 @@ def claims(samples: Sequence[Sample], seeds: Sequence[int]) -> list[dict[str, An
     samples = [s for s in samples if s.status != "INFRA"]
     found = []
     for a, b in (("prompt", "sft"), (ABLATION, "sft"), ("sft", "sft+rl"), ("prompt", "sft+rl")):
-        for name, tally in (
-            ("explain pass@1", _explained),
-            ("fixed bugs, explain", _fixed),
-            ("initial pass@1", _first),
+        for name, tally, k in (
+            ("explain pass@1", _explained, 1),
+            ("fixed bugs, explain, repair rate", _fixed, None),
+            ("initial pass@1", _first, 1),
         ):
             if not any(s.label == _label(b, seeds[0]) for s in samples):
                 continue  # not trained yet
             left = [tally(samples, _label(a, seed)) for seed in seeds]
             right = [tally(samples, _label(b, seed)) for seed in seeds]
-            found.append({"from": a, "to": b, "figure": name, **_row(seeded_difference(left, right, 1, seed=0))})
+            found.append({"from": a, "to": b, "figure": name, **_row(seeded_difference(left, right, k=k, seed=0))})
     return found
 
 
@@ -176,7 +176,7 @@ def _row(found: SeededDifference) -> dict[str, Any]:
         "low": estimate.low,
         "high": estimate.high,
         "by_seed": list(found.by_seed),
-        "excludes_zero": estimate.low > 0 or estimate.high < 0,
+        "shown": found.shown,
     }
 
 

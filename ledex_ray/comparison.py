@@ -7,7 +7,7 @@ same problems, and it is the problems that are resampled.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,17 +18,13 @@ from ledex_ray.passk import (
     Estimate,
     Floats,
     Tally,
-    hierarchical_interval,
     interval,
     mean,
-    mean_pass_at_k,
     pass_at_k,
     pass_at_k_estimate,
-    pass_at_k_of_counts,
     pooled,
     rate_estimate,
     ratio,
-    seed_values,
 )
 
 SCHEMA = 1
@@ -144,16 +140,30 @@ def paired_difference(a: Tally, b: Tally, *, k: int | None, seed: int, resamples
 
     ValueError where no problem is in both (for rates: with an answer on each side).
     """
-    common = [p for p in a if p in b and (k is not None or (a[p][0] and b[p][0]))]
+    columns, statistic = _paired(a, b, k)
+    low, high = interval(columns, statistic, seed=seed, resamples=resamples)
+    return Estimate(float(statistic(*columns)), low, high, len(columns[0]))
+
+
+def share_problems(a: Tally, b: Tally, k: int | None) -> bool:
+    """Whether there is anything that `paired_difference` could compare."""
+    return bool(_common(a, b, k))
+
+
+def _common(a: Tally, b: Tally, k: int | None) -> list[str]:
+    return [p for p in a if p in b and (k is not None or (a[p][0] and b[p][0]))]
+
+
+def _paired(a: Tally, b: Tally, k: int | None) -> tuple[tuple[Floats, ...], Callable[..., Floats]]:
+    """What `interval` takes for the difference: values by problem, and what makes one figure of them."""
+    common = _common(a, b, k)
     if not common:
         raise ValueError("the two sides share no problem")
     if k is not None:
-        change = np.array([pass_at_k(*b[p], k) - pass_at_k(*a[p], k) for p in common])
-        low, high = interval((change,), mean, seed=seed, resamples=resamples)
-        return Estimate(float(change.mean()), low, high, len(common))
-    columns = tuple(np.array([t[p][i] for p in common], dtype=np.float64) for t in (a, b) for i in (1, 0))
-    low, high = interval(columns, _rate_difference, seed=seed, resamples=resamples)
-    return Estimate(float(_rate_difference(*columns)), low, high, len(common))
+        return (np.array([pass_at_k(*b[p], k) - pass_at_k(*a[p], k) for p in common]),), mean
+    return tuple(
+        np.array([t[p][i] for p in common], dtype=np.float64) for t in (a, b) for i in (1, 0)
+    ), _rate_difference
 
 
 def _rate_difference(*columns: Floats, axis: int = -1) -> Floats:
@@ -169,25 +179,26 @@ class SeededDifference:
     by_seed: tuple[float, ...]
 
     @property
-    def same_sign(self) -> bool:
-        """Whether every seed points the same way: what METHOD.md, section 8, asks of a claim."""
-        return all(d > 0 for d in self.by_seed) or all(d < 0 for d in self.by_seed)
+    def shown(self) -> bool:
+        """Whether it may be claimed: the interval excludes zero, and every seed is on the same side of it."""
+        estimate = self.pooled
+        return (estimate.low > 0 and min(self.by_seed) > 0) or (estimate.high < 0 and max(self.by_seed) < 0)
 
 
 def seeded_difference(
-    a: Sequence[Tally], b: Sequence[Tally], k: int, *, seed: int, resamples: int = RESAMPLES
+    a: Sequence[Tally], b: Sequence[Tally], *, k: int | None, seed: int, resamples: int = RESAMPLES
 ) -> SeededDifference:
-    """b - a in pass@k, one tally a seed on each side, seeds paired: problems are resampled, and in each the seeds."""
+    """b - a over several seeds, a tally a seed on each side: samples pooled, problems resampled (METHOD.md, section 8).
 
-    def metric(counts: Any) -> Floats:
-        return pass_at_k_of_counts(counts, k)
-
-    order = list(a[0])
-    values_a, values_b = (seed_values([{p: t[p] for p in order} for t in side], metric, seed=seed) for side in (a, b))
-    low, high = hierarchical_interval(values_b - values_a, seed=seed, resamples=resamples)
-    value = mean_pass_at_k(pooled(b), k) - mean_pass_at_k(pooled(a), k)
-    by_seed = tuple(mean_pass_at_k(y, k) - mean_pass_at_k(x, k) for x, y in zip(a, b, strict=True))
-    return SeededDifference(Estimate(value, min(low, value), max(high, value), len(order)), by_seed)
+    How much trainings differ is not in the interval: two or three say little of that, and each one's own estimate
+    stands beside it. Raises as `paired_difference` does.
+    """
+    by_seed = []
+    for one, other in zip(a, b, strict=True):
+        columns, statistic = _paired(one, other, k)
+        by_seed.append(float(statistic(*columns)))
+    found = paired_difference(pooled(a), pooled(b), k=k, seed=seed, resamples=resamples)
+    return SeededDifference(found, tuple(by_seed))
 
 
 STAGES = ("prompt", "sft", "sft+rl")

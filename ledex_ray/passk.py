@@ -6,7 +6,6 @@ resample *problems*, the unit that another benchmark would change; with several 
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ Tally = Mapping[str, tuple[int, int]]
 Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-MOST_DRAWS = 4096  # of seeds
 
 
 @dataclass(frozen=True)
@@ -130,38 +128,3 @@ def pooled(tallies: Sequence[Tally]) -> dict[str, tuple[int, int]]:
     """One tally of several seeds' samples, problem by problem."""
     problems = dict.fromkeys(p for tally in tallies for p in tally)
     return {p: (sum(t[p][0] for t in tallies if p in t), sum(t[p][1] for t in tallies if p in t)) for p in problems}
-
-
-def seed_values(tallies: Sequence[Tally], metric: Callable[[NDArray[np.int64]], Floats], *, seed: int) -> Floats:
-    """[problems, draws]: the metric under every way to draw the seeds with replacement (27 ways for 3 seeds).
-
-    Beyond MOST_DRAWS ways (6 seeds) so many of them at random, the same for equal `seed` and number of tallies.
-    """
-    problems = list(tallies[0])
-    if any(set(tally) != set(problems) for tally in tallies):
-        raise ValueError("seeds were not evaluated on the same problems")
-    counts = np.array([[tally[p] for tally in tallies] for p in problems])  # [problems, seeds, 2]
-    n = len(tallies)
-    if n**n <= MOST_DRAWS:
-        draws = np.array(list(itertools.product(range(n), repeat=n)))
-    else:
-        draws = np.random.default_rng(seed).integers(n, size=(MOST_DRAWS, n))
-    return metric(counts[:, draws].sum(axis=2))
-
-
-def hierarchical_interval(values: Floats, *, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """95 % percentile interval of the mean over problems; `values` is [problems, draws] from `seed_values`."""
-    rng = np.random.default_rng(seed)
-    n_problems, n_draws = values.shape
-    means = np.empty(resamples)
-    for i in range(resamples):
-        rows, columns = rng.integers(n_problems, size=n_problems), rng.integers(n_draws, size=n_problems)
-        means[i] = values[rows, columns].mean()
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
-
-
-def pass_at_k_of_counts(counts: NDArray[np.int64], k: int) -> Floats:
-    """pass@k of every (n, c) pair in [..., 2]; what `seed_values` takes for it."""
-    flat = [pass_at_k(int(n), int(c), k) for n, c in counts.reshape(-1, 2)]
-    return np.array(flat).reshape(counts.shape[:-1])

@@ -67,11 +67,19 @@ def test_rates_are_compared_by_answers() -> None:
     assert found.value == pytest.approx(6 / 8 - 3 / 4)
 
 
-def test_seeds_must_point_the_same_way() -> None:
-    same = seeded_difference([A, A], [B, B], 1, seed=0)
-    assert same.same_sign and same.pooled.low > 0 and same.by_seed == pytest.approx((0.25, 0.25))
-    mixed = seeded_difference([A, B], [B, A], 1, seed=0)
-    assert not mixed.same_sign and mixed.pooled.value == pytest.approx(0)
+def test_a_claim_over_seeds_needs_each_of_them_on_its_side() -> None:
+    same = seeded_difference([A, A], [B, B], k=1, seed=0)
+    assert same.shown and same.pooled.low > 0 and same.by_seed == pytest.approx((0.25, 0.25))
+    mixed = seeded_difference([A, B], [B, A], k=1, seed=0)
+    assert not mixed.shown and mixed.pooled.value == pytest.approx(0)
+    better, worse = {p: (n, n) for p, (n, _) in B.items()}, {p: (n, max(0, c - 1)) for p, (n, c) in A.items()}
+    one_against = seeded_difference([A, A], [better, worse], k=1, seed=0)
+    assert one_against.pooled.low > 0 and not one_against.shown
+
+
+def test_seeds_are_pooled_by_answers_and_rates_weigh_answers() -> None:
+    found = seeded_difference([{"a": (1, 0)}, {"a": (3, 0)}], [{"a": (4, 4)}, {"a": (4, 0)}], k=None, seed=0)
+    assert found.pooled.value == pytest.approx(4 / 8) and found.by_seed == pytest.approx((1.0, 0.0))
 
 
 def evaluation() -> Evaluation:

@@ -11,14 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledex_ray.passk import (
-    hierarchical_interval,
     mean_pass_at_k,
     pass_at_k,
     pass_at_k_estimate,
-    pass_at_k_of_counts,
     pooled,
     rate_estimate,
-    seed_values,
 )
 
 counts = st.integers(1, 300).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n)))
@@ -108,30 +105,3 @@ def test_rate_weighs_answers_not_problems() -> None:
 
 def test_pooling_adds_problem_by_problem() -> None:
     assert pooled([{"a": (2, 1), "b": (2, 0)}, {"a": (3, 3)}]) == {"a": (5, 4), "b": (2, 0)}
-
-
-def test_seed_draws_are_every_way_to_draw_with_replacement() -> None:
-    values = seed_values([{"a": (2, 0)}, {"a": (2, 2)}], lambda c: pass_at_k_of_counts(c, 1), seed=0)
-    assert sorted(values[0]) == [0.0, 0.5, 0.5, 1.0]
-
-
-@pytest.mark.parametrize("right", range(6))
-def test_of_many_seeds_none_is_favoured(right: int) -> None:
-    tallies = [{"a": (1, int(number == right))} for number in range(6)]
-    values = seed_values(tallies, lambda c: pass_at_k_of_counts(c, 1), seed=0)
-    assert values.mean() == pytest.approx(1 / 6, abs=0.01)  # four deviations of a mean of 4,096 draws
-
-
-def test_seeds_that_disagree_widen_the_interval() -> None:
-    agree = [{str(i): (10, 5 if i % 2 else 6) for i in range(30)}] * 2
-    differ = [{str(i): (10, 0) for i in range(30)}, {str(i): (10, 10 if i % 2 else 9) for i in range(30)}]
-    (low, high), (lower, higher) = (
-        hierarchical_interval(seed_values(t, lambda c: pass_at_k_of_counts(c, 1), seed=0), seed=0)
-        for t in (agree, differ)
-    )
-    assert higher - lower > high - low
-
-
-def test_seeds_on_different_problems_are_refused() -> None:
-    with pytest.raises(ValueError, match="same problems"):
-        seed_values([{"a": (1, 1)}, {"b": (1, 1)}], lambda c: pass_at_k_of_counts(c, 1), seed=0)
