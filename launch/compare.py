@@ -19,7 +19,7 @@ from launch.evaluator import STAGE
 from launch.measures import Measured, every_figure
 from launch.report import Plot, environment
 from launch.rundir import find_run, read_parts, write_atomically
-from ledex_ray.comparison import article_table, compared
+from ledex_ray.comparison import article_table, compared, share_problems
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.evaluation import Sample
@@ -72,7 +72,7 @@ def differences(first: Run, other: Run) -> list[tuple[str, str, str, str, str, b
     rows = []
     for m in other.measured:
         a = known.get(_way(m))
-        if a is None or not set(a.tally) & set(m.tally):
+        if a is None or not share_problems(a.tally, m.tally, m.result.k):
             continue
         if m.result.key.bugs == "fixed" and not _same_bugs(first, other):
             continue

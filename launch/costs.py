@@ -79,12 +79,13 @@ def _provenance(root: Path, folder: str, item: str = "attempt_id") -> dict[str, 
 
 
 def _evaluated(root: Path) -> dict[str, int]:
-    names = ["parent_id", "label", "mode", "round", "bugs", "n_prompt_tokens", "n_tokens"]
+    item = ["parent_id", "label", "mode", "round", "bugs", "feedback_from"]  # one prompt
+    names = [*item, "n_prompt_tokens", "n_tokens"]
     table = _columns(root / "evaluation" / "heldout" / "parts", "part-*.parquet", names)
     if table is None:
         return {}
     table = table.rename_columns([{"n_prompt_tokens": "read", "n_tokens": "written"}.get(n, n) for n in names])
-    return _tokens(table, ["parent_id", "label", "mode", "round", "bugs"])
+    return _tokens(table, item)
 
 
 def _tokens(table: pa.Table, item: list[str]) -> dict[str, int]:

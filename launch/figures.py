@@ -60,7 +60,10 @@ def policy_curves(history: Rows) -> Figure:
 def pass_curves(history: Rows) -> Figure:
     """Pass rate of refinements in training by iteration, and on validation bugs."""
     figure, (axes,) = subplots(1)
-    passed = [{**row, "pass_rate": row.get("verdict_passed", 0) / max(row.get("episodes", 1), 1)} for row in history]
+    passed = [
+        {**row, "pass_rate": row.get("verdict_passed", 0) / row["episodes"]} if "tests_passed" in row else row
+        for row in history  # codebleu_only executes nothing in training
+    ]
     _lines(axes, passed, {"pass_rate": "training", "validation_pass_rate": "validation"}, marker="o")
     axes.set_title("refinements that pass every test")
     axes.set_ylim(bottom=0)

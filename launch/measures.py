@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ledex_ray.comparison import STAGES, Comparison, Evaluation, Key, Metric, Result, compared, measured
+from ledex_ray.comparison import STAGES, Comparison, Evaluation, Key, Metric, Result, compared, measured, share_problems
 from ledex_ray.config import EvaluationConfig
 from ledex_ray.evaluation import Sample
 from ledex_ray.passk import Tally, tally_of
@@ -203,12 +203,18 @@ def _comparisons(found: Sequence[Measured], config: EvaluationConfig, first: str
     for b in asked:
         for a in asked:
             same = a.place == b.place and _way(a.result.key) == _way(b.result.key)
-            if same and _less_trained(a.result.key, b.result.key, first):
+            if same and _less_trained(a.result.key, b.result.key, first) and _comparable(a, b):
                 yield _compare(a, b, config)
     for m in asked:
         for baseline in _baselines(m.result.key):
-            if (baseline, m.place) in by_key:
-                yield _compare(by_key[baseline, m.place], m, config)
+            against = by_key.get((baseline, m.place))
+            if against is not None and _comparable(against, m):
+                yield _compare(against, m, config)
+
+
+def _comparable(a: Measured, b: Measured) -> bool:
+    """Not where each failed other problems: of their own bugs' repair, nothing can be paired then."""
+    return share_problems(a.tally, b.tally, a.result.k)
 
 
 def _less_trained(a: Key, b: Key, first: str) -> bool:

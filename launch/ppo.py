@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -51,4 +50,5 @@ def _note(result: Mapping[str, Any]) -> str:
     """How an iteration went, in a few words; one whose episodes were all dropped says so."""
     if not result.get("episodes"):
         return "no group with variance: nothing to learn from"
-    return f"reward {result['reward']:+.2f}, {result.get('tests_passed', math.nan):.0%} of tests"
+    tests = f", {result['tests_passed']:.0%} of tests" if "tests_passed" in result else ""  # an arm may execute nothing
+    return f"reward {result['reward']:+.2f}{tests}"

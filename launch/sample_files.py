@@ -2,7 +2,8 @@
 
 One file a benchmark, model and way to ask: `BENCHMARK.LABEL.MODE.jsonl`, a line {"task_id", "solution"} a first sample:
 its own program, or under a refining mode the last one that was made of it. pass@1 of a file is the one in
-`evaluation.json`; infrastructure faults are in neither. `ledex judge` and `evalplus.evaluate --samples` read them.
+`evaluation.json`: a first sample that an infrastructure fault befell, there or on the way, is in neither. `ledex judge`
+and `evalplus.evaluate --samples` read them.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ from ledex_ray.records import Status
 def write_sample_files(folder: Path, samples: Sequence[Sample], problems: Mapping[str, Problem]) -> list[Path]:
     """Writes every file, and returns them."""
     written = []
-    judged = [s for s in samples if s.status != Status.INFRA]
-    for name, chosen in sorted(final_answers(judged).items()):
+    for name, chosen in sorted(final_answers(samples).items()):
         by_benchmark: dict[str, list[Sample]] = {}
         for sample in chosen:
             by_benchmark.setdefault(problems[sample.problem_id].benchmark, []).append(sample)
@@ -43,7 +43,7 @@ def final_answers(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
     """By "LABEL.MODE": for each first sample the program that the mode ends with, in the order of the first samples."""
     first: dict[str, dict[str, Sample]] = {}
     for sample in sorted(samples, key=lambda s: (s.problem_id, s.index)):
-        if sample.mode == "initial":
+        if sample.mode == "initial" and sample.status != Status.INFRA:
             first.setdefault(sample.label, {})[sample.id] = sample
     found = {f"{label}.initial": list(own.values()) for label, own in first.items()}
     refined = [s for s in samples if s.bugs == "own" and s.mode != "resample"]
@@ -54,6 +54,9 @@ def final_answers(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
         for sample in sorted(chosen, key=lambda s: s.round):
             if sample.parent_id in origin:
                 origin[sample.id] = origin[sample.parent_id]
-                last[origin[sample.id]] = sample
+                if sample.status == Status.INFRA:
+                    last.pop(origin[sample.id], None)
+                else:
+                    last[origin[sample.id]] = sample
         found[f"{label}.{mode}" + (f".{kind}" if kind else "")] = list(last.values())
     return found

@@ -46,7 +46,8 @@ def describe_nodes(nodes: Iterable[Resources]) -> str:
 def phases(recipe: Recipe, stages: Collection[str] | None = None) -> dict[str, tuple[Demand, ...]]:
     """By stage (synthesize, sft, ppo, evaluate), what must be there at the same time. `stages`: of which, default all.
 
-    Rollout engines outlive their stage, so the learner needs a place beside them.
+    Rollout engines outlive their stage, so the learner needs a place beside them. Those of other models that are
+    evaluated take the place of the run's own.
     """
     chosen = [s for s in recipe.stages if s != "report" and (stages is None or s in stages)]
     sandbox = Demand("sandbox", ({"sandbox": 1},) * (recipe.sandbox.actors or 1), "SPREAD")
@@ -59,8 +60,6 @@ def phases(recipe: Recipe, stages: Collection[str] | None = None) -> dict[str, t
         demands += rollout if engines_are_up else []
         if stage == "synthesize" and recipe.synthesis.teacher is not None and recipe.synthesis.endpoint is None:
             demands += _engines(recipe, "teacher")
-        if stage == "evaluate" and recipe.evaluation.models:
-            demands += _engines(recipe, "another model")  # one at a time
         if stage in ("sft", "ppo") and recipe.learner.gpus:
             ranks = ({"GPU": recipe.learner.gpus},) * recipe.learner.ranks
             demands.append(Demand("learner", ranks, recipe.learner.placement))

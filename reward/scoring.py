@@ -62,14 +62,15 @@ def score_many(
     *,
     similarity: Similarity | None = None,
     weights: Weights = PACKAGE_WEIGHTS,
-    max_references: int = 100,
+    max_references: int = 10,
     allow_weak: bool = False,
     workers: int = 0,
     judging: Judging | None = None,
 ) -> Iterator[Scored]:
     """The scored candidates, in order, a little behind their input.
 
-    Without `similarity` explanations stay unscored. `judging` replaces the local judge. Raises BadInput for an unknown
+    Of references and reference explanations the first `max_references` count, as in training. Without `similarity`
+    explanations stay unscored. `judging` replaces the local judge. Raises BadInput for an unknown
     arm, weights that do not sum to 1, and a candidate without wrong code under `hardened`.
     """
     chosen = resolve_arm(arm) if isinstance(arm, str) else arm
@@ -92,7 +93,7 @@ def score_many(
         while chunk := list(itertools.islice(verdicts, _CHUNK)):
             ours, taken[: len(chunk)] = taken[: len(chunk)], []
             jobs = [_job(i, candidate, chosen, weights, max_references) for i, candidate in enumerate(ours)]
-            similarities = _similarities(ours, similarity)
+            similarities = _similarities(ours, similarity, max_references)
             for candidate, verdict, terms, value in zip(ours, chunk, scorer.score(jobs), similarities, strict=True):
                 explain = candidate.explanation is not None
                 reward = compose(chosen, terms, verdict, value, explain=explain, allow_weak=allow_weak)
@@ -117,11 +118,11 @@ def _job(index: int, candidate: Candidate, arm: Arm, weights: Weights, max_refer
     )
 
 
-def _similarities(candidates: Sequence[Candidate], similarity: Similarity | None) -> Sequence[float | None]:
+def _similarities(candidates: Sequence[Candidate], similarity: Similarity | None, limit: int) -> Sequence[float | None]:
     asked = [i for i, c in enumerate(candidates) if c.explanation is not None and c.reference_explanations]
     found: list[float | None] = [None] * len(candidates)
     if similarity is not None and asked:
-        pairs = [(candidates[i].explanation or "", candidates[i].reference_explanations) for i in asked]
+        pairs = [(candidates[i].explanation or "", candidates[i].reference_explanations[:limit]) for i in asked]
         for i, value in zip(asked, similarity(pairs), strict=True):
             found[i] = value
     return found

@@ -51,9 +51,9 @@ def test_a_teacher_at_an_endpoint_needs_no_place_here() -> None:
     assert [d.name for d in phases(recipe)["synthesize"]] == ["sandbox", "rollout"]
 
 
-def test_other_models_are_measured_one_at_a_time_beside_the_runs_own_engines() -> None:
+def test_other_models_are_measured_in_the_place_of_the_runs_own_engines() -> None:
     recipe = _recipe(rollout={"gpus": 1}, evaluation={"models": {"a": "some/model", "b": "other/model"}})
-    assert [str(d) for d in phases(recipe)["evaluate"][1:]] == ["rollout (1 x GPU 1)", "another model (1 x GPU 1)"]
+    assert [str(d) for d in phases(recipe)["evaluate"][1:]] == ["rollout (1 x GPU 1)"]
 
 
 def test_a_wide_engine_wants_one_node_unless_the_recipe_spreads_it() -> None:

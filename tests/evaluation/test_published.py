@@ -119,7 +119,7 @@ def held(problem: Problem) -> Problem:
 
 
 def chain() -> list[Sample]:
-    """Two first samples: one right, one repaired in the second round; and what is none of a mode's own answers."""
+    """Three first samples: right, repaired in the second round, lost on the way; and what no mode ends with."""
     changes: dict[str, Any] = {"problem_id": "humaneval/HumanEval/0"}
     right, wrong = sample(0, "initial", "right", "", **changes), sample(1, "initial", "wrong", "", **changes)
     once = sample(2, "explain", "still wrong", "", wrong.id, feedback_from="public", **changes)
@@ -127,7 +127,9 @@ def chain() -> list[Sample]:
     fixed = sample(4, "explain", "of the bug set", "", "bug", feedback_from="public", **changes | {"bugs": "fixed"})
     fresh = sample(5, "resample", "fresh", "", "", **changes)
     lost = sample(6, "initial", "lost", "", **changes | {"status": "INFRA"})
-    return [twice, fresh, once, fixed, lost, wrong, right]
+    unlucky = sample(7, "initial", "wrong too", "", **changes)
+    fault = sample(8, "explain", "not judged", "", unlucky.id, feedback_from="public", **changes | {"status": "INFRA"})
+    return [twice, fresh, once, fixed, lost, wrong, right, fault, unlucky]
 
 
 def test_a_sample_file_holds_what_each_first_sample_ends_with(tmp_path: Path) -> None:
@@ -136,7 +138,7 @@ def test_a_sample_file_holds_what_each_first_sample_ends_with(tmp_path: Path) ->
     rows = {f.name: [json.loads(line) for line in f.read_text().splitlines()] for f in files}
     assert list(rows) == ["humaneval.prompt.explain.public.jsonl", "humaneval.prompt.initial.jsonl"]
     first, explained = rows["humaneval.prompt.initial.jsonl"], rows["humaneval.prompt.explain.public.jsonl"]
-    assert first == [{"task_id": "HumanEval/0", "solution": code} for code in ("right", "wrong")]
+    assert first == [{"task_id": "HumanEval/0", "solution": code} for code in ("right", "wrong", "wrong too")]
     assert [row["solution"] for row in explained] == ["right", "repaired"]
 
 

@@ -117,3 +117,19 @@ def test_models_are_compared_by_stage_and_with_resampling() -> None:
     assert first.difference == pytest.approx(0.25)
     header, rows = article_table(evaluation.to_json())
     assert len(rows) == 6 and all(len(row) == len(header) for row in rows)
+
+
+def test_models_that_fail_different_problems_are_not_compared_where_nothing_can_be_paired() -> None:
+    failing = {"a": ("p", "q"), "b": ("q", "p")}  # the model's wrong problem, its right one
+    samples = [
+        answer
+        for label, (wrong, right) in failing.items()
+        for answer in (
+            sample(f"{label}w", wrong, False, problem_id=wrong, label=label),
+            sample(f"{label}r", right, True, problem_id=right, label=label),
+            sample(f"{label}e", f"{label}w", True, "explain", problem_id=wrong, label=label),
+        )
+    ]
+    samples = [replace(s, stage="sft") if s.label == "b" else s for s in samples]
+    found = measure(samples, PROBLEMS, CONFIG, {"a": "one", "b": "two"}, "public").comparisons
+    assert {c.metric for c in found if c.a.label != c.b.label} == {"pass_at_k"}
