@@ -111,11 +111,14 @@ class LearnerRank:
 
     def _load(self, path: str, *, trainable: bool, device: torch.device, adapters: bool = True) -> Any:
         learner = self.spec.learner
+        lora = learner.lora if trainable and adapters else None
+        if lora is not None and self.spec.ppo is not None:
+            lora = lora.model_copy(update={"dropout": 0.0})  # new and old log-probabilities must be of one policy
         return load_lm(
             str(node_copies.model_folder(path)),
             self.spec.precision,
             device=device.type,
-            lora=learner.lora if trainable and adapters else None,
+            lora=lora,
             gradient_checkpointing=learner.gradient_checkpointing and trainable,
             trust_remote_code=self.spec.model.trust_remote_code,
         )

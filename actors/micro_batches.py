@@ -103,7 +103,8 @@ class Packer:
         return {name: [found[item] for item in range(len(sequences))] for name, found in merged.items()}
 
 
-def chunks_of(order: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Runs of `size`; the last may be shorter."""
-    for start in range(0, len(order), size):
-        yield list(order[start : start + size])
+def even_chunks(order: Sequence[int], most: int) -> Iterator[list[int]]:
+    """As few runs of at most `most` as there can be, equally long: each makes an optimizer step of its own."""
+    count = -(-len(order) // most)
+    for i in range(count):
+        yield list(order[len(order) * i // count : len(order) * (i + 1) // count])

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from actors.failures import NonFiniteSteps
-from actors.micro_batches import MicroBatch, Packer, Sequences, chunks_of
+from actors.micro_batches import MicroBatch, Packer, Sequences, even_chunks
 from actors.ppo_batch import PPOState, Scored, at_predictions, estimate, shuffled_groups, staleness, usable
 from actors.sharded_model import ShardedModel, all_gather, all_sum
 from ledex_ray.config import PPOConfig
@@ -71,7 +71,7 @@ class PPOUpdate:
         sums = _Sums()
         for epoch in range(self.config.epochs):
             order = shuffled_groups(chosen, np.random.default_rng([self.config.seed, iteration, epoch]))
-            for items in chunks_of(order, self.config.minibatch_episodes):
+            for items in even_chunks(order, self.config.minibatch_episodes):
                 self._step(items, scored, advantages, returns, iteration, sums)
         metrics |= sums.means()
         if "kl_new" in metrics:

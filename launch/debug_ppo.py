@@ -27,6 +27,7 @@ from ray.tune import PlacementGroupFactory
 from actors.failures import GangLost
 from actors.learner import LearnerGroup
 from actors.places import Place
+from actors.ppo_batch import usable
 from actors.weights import TransferFailed
 from launch.accidents import Accidents
 from launch.best_model import BestModel
@@ -46,7 +47,7 @@ from launch.ppo_setup import (
 from launch.rundir import runs_place
 from launch.utilisation import Utilisation
 from launch.weight_sync import WeightSync
-from ledex_ray.episode_metrics import describe, flat
+from ledex_ray.episode_metrics import describe
 from ledex_ray.episode_store import EpisodeStore
 from ledex_ray.episodes import Episode
 from ledex_ray.placement import TRACE
@@ -168,13 +169,12 @@ class DebugPPO(Algorithm):
     def _collect(self, iteration: int) -> list[Episode]:
         """Groups of episodes in a fixed order.
 
-        Replaced are groups that a group estimator can make nothing of (fewer than two scored members) and, with
-        `filter_groups`, those without variance.
+        Replaced are groups of which the update would use nothing: under a group estimator those with fewer than two
+        scored members, with `filter_groups` those without variance.
         """
         want, seed = self.settings.prompts_per_iteration, self.settings.seed + iteration
         groups: dict[str, list[Episode]] = {}
-        grouped = self.settings.algorithm in ("grpo", "rloo")
-        replaces = self.settings.filter_groups or grouped
+        replaces = self.settings.filter_groups or self.settings.algorithm in ("grpo", "rloo")
         for attempt in range(1 + MOST_REPLACEMENTS * replaces):
             start = iteration * want + attempt * REPLACEMENT_OFFSET
             assignments = self.assignments.take(start, want - len(groups))
@@ -187,8 +187,7 @@ class DebugPPO(Algorithm):
                 called_off=self._off.is_set,
             )
             for group in groups_found:
-                alone = grouped and sum(e.scored for e in group) < 2  # nothing to be compared with
-                if group and not alone and not (self.settings.filter_groups and flat(group)):
+                if group and (usable(self.settings, group) or not replaces):
                     groups[group[0].group_id] = group
             if len(groups) >= want:
                 break

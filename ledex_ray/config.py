@@ -151,7 +151,7 @@ class LoraConfig(Section):
 
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1, description="In SFT; PPO uses none.")
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
 
 

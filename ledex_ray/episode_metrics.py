@@ -11,12 +11,6 @@ import numpy as np
 from ledex_ray.episodes import Episode
 
 
-def flat(group: Sequence[Episode]) -> bool:
-    """Whether a group's scores do not vary: it would teach nothing under a group baseline."""
-    scores = [e.score for e in group if e.scored]
-    return len(scores) < 2 or max(scores) - min(scores) < 1e-6
-
-
 def describe(episodes: Sequence[Episode]) -> dict[str, float]:
     """Reward by term, verdicts and lengths of an iteration; unscored episodes are counted and left out of means."""
     scored = [e for e in episodes if e.scored]

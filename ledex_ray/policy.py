@@ -153,9 +153,7 @@ def load_lm(
     options = {"dtype": getattr(torch, dtype), "trust_remote_code": trust_remote_code}
     lm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, **options)
     lm.config.use_cache = False
-    for module in lm.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0  # new and old log-probabilities must be of one policy
+    _without_dropout(lm)
     linear = lm.get_output_embeddings()
     if not isinstance(linear, nn.Linear):
         raise BadInput(str(path), "has no linear output layer", given=type(linear).__name__)
@@ -173,6 +171,16 @@ def load_lm(
     if gradient_checkpointing:
         lm.gradient_checkpointing_enable({"use_reentrant": False})
     return lm
+
+
+def _without_dropout(lm: PreTrainedModel) -> None:
+    """New and old log-probabilities must be of one policy. Attention keeps its rate as a number, under two names."""
+    for module in lm.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "attn_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 def packs(lm: PreTrainedModel) -> bool:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.micro_batches import even_chunks
+from actors.ppo_batch import usable
 from ledex_ray.advantages import comparable, gae, grpo, informative, rewards_to_go, rloo, whiten
+from ledex_ray.config import PPOConfig
+from ledex_ray.episodes import Episode
 
 FLOATS = st.floats(-5, 5, width=32)
 EPISODES = st.lists(st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=20), min_size=1, max_size=6)
@@ -110,3 +117,32 @@ def test_whitening_ignores_what_is_masked(rows: list[list[tuple[float, float]]])
     assert float(white[mask].mean()) == pytest.approx(0.0, abs=1e-4)
     if float(rewards[mask].std(unbiased=False)) > 1e-3:
         assert float(white[mask].std(unbiased=False)) == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("given_", "expected"),
+    [
+        ({"algorithm": "ppo"}, ["a", "b", "c", "cut"]),
+        ({"algorithm": "ppo", "mask_truncated": True}, ["a", "b", "c"]),
+        ({"algorithm": "grpo", "filter_groups": True}, ["a", "b", "c", "cut"]),
+        ({"algorithm": "grpo", "filter_groups": True, "mask_truncated": True}, []),  # what is left does not vary
+    ],
+)
+def test_what_an_update_uses_depends_on_what_it_masks(given_: dict[str, Any], expected: list[str]) -> None:
+    config = PPOConfig(**given_, kl_placement="loss", kl_estimator="k3")
+    group = [answer(name, 2.0) for name in ("a", "b", "c")]
+    group += [answer("cut", -5.0, truncated=True), answer("infra", 9.0, scored=False)]
+    assert [e.id for e in usable(config, group)] == expected
+
+
+def answer(id: str, reward: float, **changes: object) -> Episode:
+    rewards = np.array([0, 0, reward], np.float32)
+    ids, mask, versions = np.arange(3, dtype=np.int32), np.array([False, True, True]), np.array([-1, 0, 0], np.int32)
+    made = Episode(id, "g", "p", "direct", ids, mask, np.zeros(3, np.float32), versions, rewards, -1, 1.0)
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("episodes", "most", "sizes"), [(128, 64, [64, 64]), (72, 64, [36, 36]), (5, 2, [1, 2, 2])])
+def test_minibatches_are_equally_long(episodes: int, most: int, sizes: list[int]) -> None:
+    chunks = list(even_chunks(range(episodes), most))
+    assert [len(chunk) for chunk in chunks] == sizes and [i for c in chunks for i in c] == list(range(episodes))

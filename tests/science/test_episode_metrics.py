@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pytest
 
-from ledex_ray.episode_metrics import describe, flat
+from ledex_ray.episode_metrics import describe
 from ledex_ray.episodes import Episode
 
 
@@ -37,12 +36,3 @@ def test_a_term_is_averaged_over_the_episodes_that_have_it() -> None:
 
 def test_an_empty_iteration_has_no_reward() -> None:
     assert math.isnan(describe([])["reward"]) and describe([])["episodes"] == 0
-
-
-@pytest.mark.parametrize(("rewards", "expected"), [((1.0, 1.0), True), ((1.0, 2.0), False), ((1.0,), True)])
-def test_a_group_is_flat_when_its_scores_do_not_vary(rewards: tuple[float, ...], expected: bool) -> None:
-    assert flat([episode(str(i), r) for i, r in enumerate(rewards)]) is expected
-
-
-def test_an_unscored_member_does_not_make_a_group_vary() -> None:
-    assert flat([episode("a", 1.0), episode("b", 1.0), episode("c", 5.0, scored=False)])
