@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from actors.places import Place
@@ -74,6 +75,14 @@ class Evaluator:
         self.parts = Parts(run.path(STAGE, "parts", "x").parent, Sample, run.commit)
         self.renderer: Renderer = fleet.renderer
         self.engines: RolloutGroup | None = None  # None: the run's own
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, str, int, str, str], list[Sample]]:
+        """The samples that there are, by what they have in common."""
+        found: dict[tuple[str, str, int, str, str], list[Sample]] = {}
+        for sample in self.parts.read():
+            found.setdefault(sample.key, []).append(sample)
+        return found
 
     def sample(self, model: Candidate) -> None:
         """Everything that is asked of one model, in the order in which it depends on itself.
@@ -156,7 +165,7 @@ class Evaluator:
     def _resample(self, model: Candidate, initial: Sequence[Sample]) -> None:
         """Fresh solutions of the problems with failures, enough to cost what the refinement of each did."""
         kind = feedback_kinds(self.recipe)[0]
-        costs = {s.parent_id: s.cost for s in self.parts.read() if s.key == (model.label, "explain", 1, "own", kind)}
+        costs = {s.parent_id: s.cost for s in self._known.get((model.label, "explain", 1, "own", kind), ())}
         items = []
         for problem in self.problems.values():
             own = [s for s in initial if s.problem_id == problem.id]
@@ -183,13 +192,13 @@ class Evaluator:
 
     def _collect(self, model: Candidate, asks: Sequence[Ask]) -> list[list[Sample]]:
         """For each ask the samples of its items, from the parts where they are there, else from the engine."""
-        stored = {(s.key, s.parent_id) for s in self.parts.read()}
+        stored = {ask.key(model): {s.parent_id for s in self._known.get(ask.key(model), ())} for ask in asks}
         left: dict[str, tuple[Ask, Item]] = {}
         for ask in asks:
             fitting = [i for i in ask.items if fits(i, self.recipe.model.max_length)]
             self.too_long += len(ask.items) - len(fitting)
             for item in fitting:
-                if (ask.key(model), item.id) not in stored:
+                if item.id not in stored[ask.key(model)]:
                     left[f"{item.id}@{ask.mode}/{ask.bugs}/{ask.kind}"] = ask, item
         if left:
             if not model.other:
@@ -206,10 +215,10 @@ class Evaluator:
                     told = replace(judged, item=item)
                     rows = [_sample(told, i, model, ask) for i in range(len(judged.completions))]
                     writer.add(rows)
+                    self._known.setdefault(ask.key(model), []).extend(rows)
                     passed, total = passed + sum(r.passed for r in rows), total + len(rows)
                     bar.advance(note=f"{passed}/{total} pass")
-        found = [[s for s in self.parts.read() if s.key == ask.key(model)] for ask in asks]
-        return [sorted(samples, key=lambda s: s.id) for samples in found]
+        return [sorted(self._known.get(ask.key(model), ()), key=lambda s: s.id) for ask in asks]
 
 
 def feedback_kinds(recipe: Recipe) -> tuple[Feedback, ...]:

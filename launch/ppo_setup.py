@@ -40,7 +40,7 @@ def open_session(recipe: Recipe, runs: str = "") -> Session:
     """A session of its own for a training under Tune."""
     run = RunDirectory.open(recipe, folder=place(runs) if runs else None)
     pin_problem_sets(run.recipe, run.pins)
-    return Session(run, Fleet(recipe, pins=run.pins), Tracker(run))
+    return Session(run, Fleet(recipe, stages=(), pins=run.pins), Tracker(run))  # the trial holds its places already
 
 
 def start_model(run: RunDirectory, fleet: Fleet) -> Place:

@@ -60,6 +60,13 @@ def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
             expected="more samples (synthesis.solve.n), easier problems, or synthesis.seeded_bugs=4",
         )
     batches = plan_batches(training, config)
+    if config.optimizer.warmup_steps >= len(batches):
+        log.warning(
+            "sft: its %d steps end before sft.optimizer.warmup_steps (%d) do: the rate %g is never reached",
+            len(batches),
+            config.optimizer.warmup_steps,
+            config.optimizer.lr,
+        )
     learner = LearnerGroup(
         recipe.learner, recipe.model, fleet.model_path, config.optimizer, total_steps=len(batches), seed=config.seed
     )

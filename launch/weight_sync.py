@@ -1,8 +1,9 @@
-"""Weights from the learner to every rollout engine, versioned and checked before they serve.
+"""Weights from the learner to every rollout engine, versioned and checked.
 
 Version v is the policy after v updates; the label always comes from the learner, in the same turn as the weights. After
 a transfer the engines' log-probabilities of a fixed probe batch are held against the learner's; an engine over the
-tolerance is refitted, then replaced (DESIGN, what must never happen, 5).
+tolerance is refitted, then replaced (DESIGN, what must never happen, 5). What is sampled in the background goes on
+meanwhile: its tokens carry the engine's own log-probabilities, by which the update weighs them.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import Any
 from launch.browse.diff import Row, side_by_side
 from launch.browse.index import RunIndex
 from launch.browse.tokens import Token, answer_tokens, load_tokenizer, prompt_text
+from launch.problem_sets import CONTAMINATED
 from launch.shown import Shown, shown
 from ledex_ray import prompts
 from ledex_ray.config import Recipe
@@ -87,8 +88,9 @@ class Reader:
             found |= {p.id: p for p in _readable(spec)}
         for spec in wanted.heldout:
             for problem in _readable(spec):
-                id = f"{problem.benchmark}/{problem.id}"
-                found[id] = replace(problem, id=id)
+                for benchmark in (problem.benchmark, problem.benchmark + CONTAMINATED):  # by what the run allowed
+                    id = f"{benchmark}/{problem.id}"
+                    found[id] = replace(problem, id=id)
         return found
 
     def answer(self, file: str, row: int) -> Answer | None:

@@ -221,8 +221,8 @@ def test_rllib_drives_saves_and_restores_it(fleet: Fleet, tiny_llama: Path, tmp_
 def test_tune_trains_from_one_finished_synthesis(fleet: Fleet, tiny_llama: Path) -> None:
     base = Path(os.environ["LEDEX_RUNS"]).resolve() / "base"
     tree_of_one = tree(tiny_llama, "base", iterations=1, validate_every=1)
-    tree_of_one["sandbox"] = {"floor": "C", "actors": 1}
-    fleet.sandbox.shutdown()  # a trial starts sandboxes of its own, and this Ray has two places
+    tree_of_one["sandbox"] = {"floor": "C"}
+    fleet.sandbox.shutdown()  # a trial starts sandboxes of its own, as many as this Ray has places for
     results = sweep(base, tree_of_one, [0.1])  # one, since each starts an engine
     assert not results.errors
     assert [(result.metrics or {})["training_iteration"] for result in results] == [1]
