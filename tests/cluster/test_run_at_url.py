@@ -89,15 +89,20 @@ def test_every_stage_on_s3_killed_in_the_midst_of_sft_and_ppo(
     with simulated_s3() as s3:
         monkeypatch.setenv("LEDEX_RUNS", s3.url)
         run = RemotePath.parse(s3.url) / "far"
-        machines = Machines(tmp_path, s3.url, [f"model={tiny_llama}", *SMALL])
+        steps = [
+            "sft.batch_size=1",
+            "sft.epochs=4",
+            "sft.checkpoint_every=1",
+        ]  # a kill finds it in its midst
+        machines = Machines(tmp_path, s3.url, [f"model={tiny_llama}", *steps, *SMALL])
         machines.kill_when((run / "sft" / "checkpoints" / "000001" / "MANIFEST.json").exists)
         machines.kill_when((run / "ppo" / "checkpoints" / "000001" / "MANIFEST.json").exists)
         machines.finish()
         monkeypatch.setenv("LEDEX_WORK", str(tmp_path / "reader"))
         root, _ = find_run("far")
         assert [row["step"] for row in read_parts(root / "ppo" / "metrics")] == [1, 2]
-        steps = [row["step"] for row in read_parts(root / "sft" / "metrics")]
-        assert steps == list(range(1, len(steps) + 1))
+        trained = [row["step"] for row in read_parts(root / "sft" / "metrics")]
+        assert trained == list(range(1, len(trained) + 1))
         for stage in ("sft", "ppo"):
             assert (model_folder(str(run / stage / "model")) / "model.safetensors").exists()
             assert len((run / stage / "model").iterdir()) == 1
