@@ -228,7 +228,8 @@ def through_ray(verdicts: int, workers: int) -> dict[str, float]:
     seconds = {"pool": 0.0, "bare": 0.0}
 
     def pool(n: int) -> None:
-        requests = (ScoreRequest(str(i), problem, TextJob(str(i), code=PROGRAM, codebleu=False)) for i in range(n))
+        jobs = (TextJob(str(i), code=PROGRAM, codebleu=False, read=False) for i in range(n))
+        requests = (ScoreRequest(job.id, problem, job) for job in jobs)
         assert all(result.verdict and result.verdict.passed for result in client.score(requests))
 
     pool(64)

@@ -35,7 +35,7 @@ def judge_on_cluster(pairs: Iterator[tuple[Problem, str]], address: str, workers
             if reason:
                 waiting[sent] = rejected(problem, reason, "")
             else:
-                yield ScoreRequest(str(sent), problem, TextJob(str(sent), code=program, codebleu=False))
+                yield ScoreRequest(str(sent), problem, TextJob(str(sent), code=program, codebleu=False, read=False))
             sent += 1
 
     group = SandboxGroup(config)

@@ -58,7 +58,7 @@ def weak_problems(run: RunDirectory, problems: Iterable[Problem], sandbox: Sandb
 
 def _request(key: str, problem: Problem) -> ScoreRequest:
     code = problem.canonical_solutions[0]
-    return ScoreRequest(key, problem, TextJob(id=key, code=code, entry_point=problem.entry_point, codebleu=False))
+    return ScoreRequest(key, problem, TextJob(key, code=code, codebleu=False, read=False))
 
 
 def _key(problem: Problem) -> str:

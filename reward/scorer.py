@@ -105,6 +105,8 @@ class Scorer:
     def _score(self, job: TextJob) -> TextTerms:
         own = job.code if job.text is None else job.text
         assert own is not None, "TextJob holds text or code"
+        if not job.read:
+            return TextTerms(job.id, Answer(code=own, code_span=(0, len(own))))
         if refused := refusal(own):
             return _refused(job, refused)
         reasons: list[str] = []

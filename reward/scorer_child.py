@@ -2,8 +2,8 @@
 
 It serves one request at a time from standard input: a length-prefixed JSON frame in, any number of frames out.
 Each piece of work announces itself first (`{"stage": ...}`) and gets a CPU clock of its own: a timer of the
-kernel ends this process, also inside C code. What a stage found is sent at once (`{"found": {...}}`), so that a later
-stage's end does not take it away. Frames: request {"op": "score"|"diff", ...}; last reply {"done": true}.
+kernel ends this process, also inside C code. What a stage found (`{"found": {...}}`) is sent before the next begins,
+whose end does not take it away. Frames: request {"op": "score"|"diff", ...}; last reply {"done": true}.
 
 The text here is hostile, the process is not a sandbox: nothing is executed, only parsed.
 """
@@ -70,7 +70,8 @@ def main() -> None:
     def send(frame: dict[str, Any]) -> None:
         body = json.dumps(frame).encode()
         sink.write(LENGTH.pack(len(body)) + body)
-        sink.flush()
+        if "found" not in frame:  # what follows a finding is a stage or the end, which takes it along
+            sink.flush()
 
     clock = Clock(cpu_seconds, send)
     codebleu = CodeBleu()

@@ -36,7 +36,8 @@ class TextJob:
     """One answer to read: either `text`, from which the code is parsed, or `code` itself.
 
     `references` is R_w: the correct refinements of the wrong code and the canonical solutions. `repaired` asks for the
-    repaired CodeBLEU of the answer and of `wrong_code` as well (the `hardened` arm).
+    repaired CodeBLEU of the answer and of `wrong_code` as well (the `hardened` arm). Without `read` the code is passed
+    on as it is, and nothing is found out about it: for those who want its verdict alone.
     """
 
     id: str
@@ -49,10 +50,13 @@ class TextJob:
     codebleu: bool = True
     weights: Weights = PACKAGE_WEIGHTS
     repaired: bool = False
+    read: bool = True
 
     def __post_init__(self) -> None:
         if (self.text is None) == (self.code is None):
             raise ValueError(f"job {self.id}: give either text or code")
+        if not self.read and (self.code is None or self.codebleu):
+            raise ValueError(f"job {self.id}: only plain code can stay unread")
 
 
 @dataclass(frozen=True)
