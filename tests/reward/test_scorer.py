@@ -203,6 +203,15 @@ def test_the_normal_hash_is_equal_for_equal_trees_alone(scorer: Scorer) -> None:
     assert empty == ""
 
 
+def test_code_that_is_not_to_be_read_comes_back_as_it_is(scorer: Scorer) -> None:
+    plain = TextJob("j", code="(" * 100_000, codebleu=False)
+    read, unread = scorer.score([plain, replace(plain, read=False)])
+    assert read.unscored == ("answer: over the size cap",)
+    assert unread == TextTerms("j", Answer(code=plain.code or "", code_span=(0, 100_000)))
+    with pytest.raises(ValueError, match="only plain code"):
+        TextJob("j", text="an answer", codebleu=False, read=False)
+
+
 def test_empty_and_unparsable_code_does_not_parse(scorer: Scorer) -> None:
     parses = [one(scorer, job(code)).parses for code in ("", "# comment", "def f(:", "pass", RIGHT)]
     assert parses == [False, False, False, True, True]
