@@ -213,7 +213,7 @@ def measure(names: list[str], verdicts: int, workers: int, evalplus_at: Path | N
 
 
 def through_ray(verdicts: int, workers: int) -> dict[str, float]:
-    """Verdicts a second of the sandbox actors behind their pool, and of as many bare judges, interleaved."""
+    """Verdicts a second of the sandbox actors behind their pool, and of as many bare judges, in four turns each."""
     from actors.local_ray import start_ray
     from actors.sandbox import ScoreRequest
     from actors.sandbox_group import SandboxGroup
@@ -234,18 +234,17 @@ def through_ray(verdicts: int, workers: int) -> dict[str, float]:
 
     pool(64)
     rounds = 4
-    n = verdicts // rounds
     for _ in range(rounds):
         started = time.perf_counter()
-        pool(n)
+        pool(verdicts)
         seconds["pool"] += time.perf_counter() - started
-        bare = judge_many(((problem, PROGRAM) for _ in range(n + 8)), workers)
+        bare = judge_many(((problem, PROGRAM) for _ in range(verdicts + 8)), workers)
         assert all(next(bare).passed for _ in range(8))  # the judges start here, before the clock
         started = time.perf_counter()
         assert all(verdict.passed for verdict in bare)
         seconds["bare"] += time.perf_counter() - started
     group.shutdown()
-    return {name: verdicts / used for name, used in seconds.items()}
+    return {name: rounds * verdicts / used for name, used in seconds.items()}
 
 
 def main(
