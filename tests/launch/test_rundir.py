@@ -8,10 +8,10 @@ import pytest
 
 from launch.parts import Parts, PartWriter
 from launch.rundir import RunDirectory, read_parts, write_part
-from ledex_ray.config import Recipe
+from ledex_ray.config import Recipe, flatten
 from ledex_ray.errors import BadInput
 from ledex_ray.evaluation import Bug
-from ledex_ray.recipes import recipe_from_tree
+from ledex_ray.recipes import WHERE_AND_HOW_FAST, load_recipe, recipe_from_tree
 
 
 def test_the_same_recipe_opens_the_same_run(runs_dir: Path) -> None:
@@ -27,6 +27,22 @@ def test_another_recipe_is_refused_and_names_the_keys(runs_dir: Path) -> None:
     RunDirectory.open(Recipe()).close()
     with pytest.raises(BadInput, match=r"sft\.epochs: 2 -> 5"):
         RunDirectory.open(recipe_from_tree({"sft": {"epochs": 5}}))
+
+
+def test_a_run_goes_on_with_more_sandboxes_or_other_hardware(runs_dir: Path) -> None:
+    RunDirectory.open(Recipe()).close()
+    tree = {"sandbox": {"actors": 64}, "learner": {"ranks": 2, "threads": 1}, "rollout": {"actors": 4}}
+    RunDirectory.open(recipe_from_tree(tree)).close()
+    stored = load_recipe(runs_dir / Recipe().run / "recipe.yaml")
+    assert (stored.sandbox.actors, stored.learner.ranks, stored.rollout.actors) == (64, 2, 4)
+    with pytest.raises(BadInput, match=r"differing keys: sft\.epochs: \d+ -> 9;") as refused:
+        RunDirectory.open(recipe_from_tree({**tree, "sandbox": {"actors": 8}, "sft": {"epochs": 9}}))
+    assert "sandbox" not in str(refused.value)
+    assert load_recipe(runs_dir / Recipe().run / "recipe.yaml") == stored
+
+
+def test_what_may_differ_are_keys_of_a_recipe() -> None:
+    assert set(flatten(Recipe().model_dump(mode="json"))) >= WHERE_AND_HOW_FAST
 
 
 def test_fresh_starts_a_numbered_run_and_leaves_the_old_one(runs_dir: Path) -> None:
