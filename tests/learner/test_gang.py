@@ -92,21 +92,26 @@ from pathlib import Path
 import ray
 from actors.learner import LearnerGroup
 from actors.places import place
-from ledex_ray.config import LearnerConfig, ModelConfig, OptimizerConfig
-from tests.learner.batches import examples
+from ledex_ray.config import LearnerConfig, ModelConfig, OptimizerConfig, PPOConfig
+from tests.learner.batches import episodes, examples
 
 model, root, stop_after = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-checkpoints = place(sys.argv[5])
+checkpoints, stage = place(sys.argv[5]), sys.argv[6]
+optimizer = OptimizerConfig(lr=1e-3, warmup_steps=2, schedule="cosine")
+ppo = PPOConfig(optimizer=optimizer, minibatch_episodes=3, epochs=2, critic_warmup=1) if stage == "ppo" else None
 ray.init(num_cpus=1, include_dashboard=False, object_store_memory=128 * 2**20, _temp_dir=sys.argv[4])
 learner = LearnerGroup(
     LearnerConfig(tokens_per_micro_batch=128, threads=1), ModelConfig(dtype="float32"), model,
-    OptimizerConfig(lr=1e-3, warmup_steps=2, schedule="cosine"), total_steps=4, seed=0,
+    optimizer, total_steps=16, seed=0, ppo=ppo,
 )
 assert "torch" not in sys.modules
 state = learner.load_checkpoint(checkpoints) or {"step": 0}
 print("from", state["step"])
 for step in range(state["step"], 4):
-    learner.sft_step(examples(6, seed=step, words=5000))
+    if ppo:
+        learner.ppo_update(episodes(6, seed=step, words=5000, longest=120), step)
+    else:
+        learner.sft_step(examples(6, seed=step, words=5000))
     learner.save_checkpoint(checkpoints, {"step": step + 1})
     if step + 1 == stop_after:
         os.kill(os.getpid(), 9)
@@ -117,13 +122,13 @@ ray.shutdown()
 """
 
 
-def drive(model: Path, root: Path, stop_after: int, short_tmp: Path, url: str = "") -> str:
+def drive(model: Path, root: Path, stage: str, stop_after: int, short_tmp: Path, url: str = "") -> str:
     """What a driver prints that goes on to step 4, or kills itself after a step; checkpoints at `url`, or in `root`."""
     root.mkdir(exist_ok=True)
     work = {"LEDEX_WORK": str(short_tmp) + "-disk"}  # an empty one each time
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, str(model), str(root), str(stop_after), str(short_tmp),
-         url or str(root / "checkpoints")],
+         url or str(root / "checkpoints"), stage],
         env=os.environ | {"PYTHONPATH": os.getcwd(), "RAY_ADDRESS": ""} | work,
         timeout=900,
         capture_output=True,
@@ -134,17 +139,25 @@ def drive(model: Path, root: Path, stop_after: int, short_tmp: Path, url: str = 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [(2,), pytest.param((1, 2, 3), marks=pytest.mark.acceptance)])
+@pytest.mark.parametrize(
+    ("stage", "kills"),
+    [
+        ("sft", (2,)),
+        pytest.param("sft", (1, 2, 3), marks=pytest.mark.acceptance),
+        pytest.param("ppo", (1, 2, 3), marks=pytest.mark.acceptance),
+    ],
+)
 @pytest.mark.parametrize("storage", ["folder", "s3"])
-def test_sft_whose_driver_was_killed_between_steps_ends_bit_equal(
-    kills: tuple[int, ...], storage: str, tiny_llama: Path, tmp_path: Path
+def test_training_whose_driver_was_killed_between_steps_ends_bit_equal(
+    stage: str, kills: tuple[int, ...], storage: str, tiny_llama: Path, tmp_path: Path
 ) -> None:
+    """PPO on recorded episodes."""
     with tempfile.TemporaryDirectory(prefix="gang_") as scratch, ExitStack() as stack:
         url = stack.enter_context(simulated_s3()).url if storage == "s3" else ""
-        drive(tiny_llama, tmp_path / "whole", 0, Path(scratch) / "a")
+        drive(tiny_llama, tmp_path / "whole", stage, 0, Path(scratch) / "a")
         for number, stop_after in enumerate(kills):
-            drive(tiny_llama, tmp_path / "killed", stop_after, Path(scratch) / f"k{number}", url)
-        said = drive(tiny_llama, tmp_path / "killed", 0, Path(scratch) / "b", url)
+            drive(tiny_llama, tmp_path / "killed", stage, stop_after, Path(scratch) / f"k{number}", url)
+        said = drive(tiny_llama, tmp_path / "killed", stage, 0, Path(scratch) / "b", url)
         assert f"from {kills[-1]}" in said
     assert (tmp_path / "killed" / "hash").read_text() == (tmp_path / "whole" / "hash").read_text()
 
