@@ -136,9 +136,9 @@ def parts_of(variant: str) -> tuple[str, bool, str]:
 
 def experiment(recipe: Recipe, task_hash: str) -> str:
     """The recipe's hash without what may differ between its runs: seed, threads, where the task's files lie."""
-    problems = recipe.problems.model_copy(update={"train": task_hash, "validation": task_hash})
     ppo = recipe.ppo.model_copy(update={"seed": 0})
-    return recipe_hash(_on_any_threads(recipe.model_copy(update={"problems": problems, "ppo": ppo})))
+    same = _with_problems(recipe.model_copy(update={"ppo": ppo}), task_hash, task_hash)
+    return recipe_hash(_on_any_threads(same))
 
 
 def train_and_measure(recipe: Recipe) -> dict[str, Any]:
@@ -166,8 +166,13 @@ def train_and_measure(recipe: Recipe) -> dict[str, Any]:
         "rewards": [row["reward"] for row in read_parts(runs_folder() / recipe.run / "ppo" / "metrics")],
         "minutes": round((time.monotonic() - started) / 60, 1),
         "resumed_after_iteration": first,
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": _with_problems(recipe, "jsonl:train.jsonl", "jsonl:evaluation.jsonl").model_dump(mode="json"),
     }
+
+
+def _with_problems(recipe: Recipe, train: str, validation: str) -> Recipe:
+    problems = recipe.problems.model_copy(update={"train": train, "validation": validation})
+    return recipe.model_copy(update={"problems": problems})
 
 
 def _on_any_threads(recipe: Recipe) -> Recipe:
