@@ -94,8 +94,10 @@ class Evaluator:
         if model.other and finished.exists():
             return  # a resumed evaluation starts no engines to find out that there is nothing to ask
         with self._serving(model):
+            shots = self.config.shots if model.stage == "prompt" else 0
             first = [
-                solve_item(p, self.renderer, self.config.sampling, self.config.seed) for p in self.problems.values()
+                solve_item(p, self.renderer, self.config.sampling, self.config.seed, shots)
+                for p in self.problems.values()
             ]
             (initial,) = self._collect(model, [Ask("initial", 0, "null", "", first, {})])
             bugs = self._bug_set(model, initial)
@@ -104,15 +106,17 @@ class Evaluator:
             ways = self._ways()
             failing = {way: [s for s in initial if _still_wrong(s)] for way in ways}
             for round in range(1, self.config.rounds + 1):
-                asks = [self._refinements(way, round, "own", [_as_bug(s) for s in failing[way]], one) for way in ways]
+                asks = [
+                    self._refinements(way, round, "own", [_as_bug(s) for s in failing[way]], one, shots) for way in ways
+                ]
                 if round == 1:
-                    asks += [self._refinements(way, 1, "fixed", bugs, several) for way in ways]
+                    asks += [self._refinements(way, 1, "fixed", bugs, several, shots) for way in ways]
                 for way, answers in zip(ways, self._collect(model, asks), strict=False):  # the fixed bugs come after
                     by_parent = {s.parent_id: s for s in answers}
                     found = [by_parent[s.id] for s in failing[way] if s.id in by_parent]
                     failing[way] = [answer for answer in found if _still_wrong(answer)]
             if "resample" in self.config.modes:
-                self._resample(model, initial)
+                self._resample(model, initial, shots)
         if model.other:
             write_atomically(finished, json.dumps({"model": model.other}))
 
@@ -142,7 +146,13 @@ class Evaluator:
         return [(mode, kind) for kind in kinds for mode in asked if kind == kinds[0] or mode != "no_feedback"]
 
     def _refinements(
-        self, way: tuple[str, Feedback], round: int, bugs: str, wrong: Sequence[Bug], sampling: SamplingConfig
+        self,
+        way: tuple[str, Feedback],
+        round: int,
+        bugs: str,
+        wrong: Sequence[Bug],
+        sampling: SamplingConfig,
+        shots: int,
     ) -> Ask:
         mode, kind = way
         feedbacks = {bug.problem_id: feedback_of(bug, kind) for bug in wrong if feedback_of(bug, kind)}
@@ -157,12 +167,13 @@ class Evaluator:
                 self.renderer,
                 sampling,
                 self.config.seed,
+                shots,
             )
             for bug in wrong
         ]
         return Ask(mode, round, bugs, kind, items, shown)
 
-    def _resample(self, model: Candidate, initial: Sequence[Sample]) -> None:
+    def _resample(self, model: Candidate, initial: Sequence[Sample], shots: int) -> None:
         """Fresh solutions of the problems with failures, enough to cost what the refinement of each did."""
         kind = feedback_kinds(self.recipe)[0]
         costs = {s.parent_id: s.cost for s in self._known.get((model.label, "explain", 1, "own", kind), ())}
@@ -174,7 +185,7 @@ class Evaluator:
                 continue
             usual = sum(s.cost for s in own) / len(own)
             enough = self.config.sampling.model_copy(update={"n": max(2, round(1.5 * budget / usual + 1))})
-            items.append(solve_item(problem, self.renderer, enough, self.config.seed))
+            items.append(solve_item(problem, self.renderer, enough, self.config.seed, shots))
         self._collect(model, [Ask("resample", 1, "own", "", items, {})])
 
     def _bug_set(self, model: Candidate, initial: Sequence[Sample]) -> list[Bug]:

@@ -286,6 +286,9 @@ class EvaluationConfig(Section):
 
     sampling: SamplingConfig = SamplingConfig(n=10, temperature=0.8)
     k: tuple[PositiveInt, ...] = (1, 10)
+    shots: int = Field(
+        0, ge=0, le=3, description="Worked examples for models that were not trained here, as a base model needs them."
+    )
     rounds: int = Field(1, ge=1, le=5, description="Refinements in a row of a sample that stays wrong.")
     models: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$")], str] = Field(
         {}, description="Other models to measure as well: label to hub id or path (LoRA adapters too)."

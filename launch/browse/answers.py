@@ -144,12 +144,13 @@ class Reader:
         """An answer of an evaluation."""
         problem, asked, parent = self.problems.get(light["problem"]), full["mode"], self._parent(light)
         feedback = full.get("shown_feedback") or (parent["feedback"] if parent and _told(asked) else "")
+        shots = self.recipe.evaluation.shots if full["stage"] == "prompt" else 0
         prompt: Prompt | None = None
         if problem and asked in ("initial", "resample"):
-            prompt = solve_prompt(problem)
+            prompt = solve_prompt(problem, shots)
         elif problem and (feedback or not _told(asked)):
             instruction = INSTRUCTIONS.get(asked, Instruction.EXPLAIN)
-            prompt = refine_prompt(problem, full["wrong_code"], feedback, instruction)
+            prompt = refine_prompt(problem, full["wrong_code"], feedback, instruction, shots)
         facts = [
             ("model", f"{full['label']} ({full['stage']})"),
             ("bugs, round", f"{full['bugs']}, {full['round']}"),

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
+from ledex_ray.chat import Renderer
 from ledex_ray.comparison import article_table
 from ledex_ray.evaluation import Sample
+from ledex_ray.prompts import solve_prompt
 from ledex_ray.tables import read_records
 from reward.judge import judge_many, ready_problems
 
@@ -23,6 +26,7 @@ SETTINGS = (
     "run=measured",
     "stages=[evaluate, report]",
     "problems.limit=6",
+    "evaluation.shots=1",
     "evaluation.rounds=2",
     "evaluation.feedback=[public, all]",
     "evaluation.modes=[direct, explain, resample, random_feedback, no_feedback]",
@@ -48,6 +52,15 @@ def measured(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def samples(measured: Path) -> list[Sample]:
     return read_records(measured / "evaluation/heldout/samples.parquet", Sample)
+
+
+def test_untrained_models_are_asked_after_worked_examples(samples: list[Sample], smollm2: Path) -> None:
+    renderer = Renderer(AutoTokenizer.from_pretrained(smollm2))
+    expected = {
+        f"bundled/{p.id}": len(renderer.prompt_ids(solve_prompt(p, shots=1))) for p in ready_problems("bundled@heldout")
+    }
+    first = [s for s in samples if s.mode == "initial"]
+    assert first and all(s.n_prompt_tokens == expected[s.problem_id] for s in first)
 
 
 def test_each_wrong_sample_is_refined_in_every_way_until_it_is_right(samples: list[Sample]) -> None:
