@@ -1,8 +1,8 @@
 """deploy/rayjob.yaml against KubeRay's types and as Ray's autoscaler reads it; the images' Dockerfiles.
 
-KubeRay's schema is not in any Python package: the fields of its own types are listed here, as of version 1.3, and those
-of pods come from the Kubernetes client's models. Where LEDEX_CRDS names a folder with KubeRay's definitions
-(helm-chart/kuberay-operator/crds of its repository), the manifest is held against those too. Not covered: a Kubernetes
+KubeRay's own definitions are in no Python package: tests/cluster/kuberay says what its types do, and the fields of pods
+come from the Kubernetes client's models. Where LEDEX_CRDS names a folder with the definitions themselves
+(helm-chart/kuberay-operator/crds of its repository), the manifest is held against those. Not covered: a Kubernetes
 cluster, building the images.
 """
 
@@ -23,25 +23,6 @@ from ledex_ray.placement import phases, unmet
 from tests.cluster.definitions import definition, violations
 
 ROOT = Path(__file__).resolve().parents[2]
-RAYJOB = {
-    "entrypoint", "entrypointNumCpus", "entrypointNumGpus", "entrypointResources", "runtimeEnvYAML", "jobId",
-    "metadata", "submissionMode", "submitterPodTemplate", "submitterConfig", "backoffLimit",
-    "activeDeadlineSeconds", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "rayClusterSpec",
-    "clusterSelector", "suspend", "managedBy", "deletionStrategy",
-}  # fmt: skip
-RAYCLUSTER = {
-    "headGroupSpec", "workerGroupSpecs", "rayVersion", "enableInTreeAutoscaling", "autoscalerOptions",
-    "headServiceAnnotations", "suspend", "managedBy", "gcsFaultToleranceOptions",
-}  # fmt: skip
-AUTOSCALER = {
-    "resources", "image", "imagePullPolicy", "env", "envFrom", "volumeMounts", "securityContext", "idleTimeoutSeconds",
-    "upscalingMode", "version",
-}  # fmt: skip
-HEAD = {"serviceType", "headService", "enableIngress", "rayStartParams", "template"}
-WORKER = {
-    "groupName", "replicas", "minReplicas", "maxReplicas", "numOfHosts", "rayStartParams", "template", "scaleStrategy",
-    "suspend", "idleTimeoutSeconds",
-}  # fmt: skip
 PLAIN: dict[str, tuple[type, ...]] = {
     "str": (str, int, float),  # quantities and ports too
     "int": (int,),
@@ -68,29 +49,35 @@ def _templates(cluster: dict[str, Any]) -> dict[str, Any]:
     return {"head": cluster["headGroupSpec"]["template"]} | {name: group["template"] for name, group in groups.items()}
 
 
-def test_every_field_is_one_that_kuberay_knows(documents: dict[str, Any], cluster: dict[str, Any]) -> None:
-    job = documents["RayJob"]
-    assert (job["apiVersion"], job["spec"]["submissionMode"]) == ("ray.io/v1", "K8sJobMode")
-    assert job["spec"].keys() <= RAYJOB
-    assert cluster.keys() <= RAYCLUSTER
-    assert cluster["autoscalerOptions"].keys() <= AUTOSCALER
-    assert cluster["headGroupSpec"].keys() <= HEAD
-    for group in cluster["workerGroupSpecs"]:
-        assert group.keys() <= WORKER
-    params = [cluster["headGroupSpec"]["rayStartParams"], *(g["rayStartParams"] for g in cluster["workerGroupSpecs"])]
-    assert all(isinstance(value, str) for given in params for value in given.values())  # numbers are refused
+CRDS = Path(os.environ.get("LEDEX_CRDS") or Path(__file__).parent / "kuberay")
 
 
-def test_it_meets_kuberays_own_definitions(documents: dict[str, Any], cluster: dict[str, Any]) -> None:
-    named = os.environ.get("LEDEX_CRDS")
-    if not named:
-        pytest.skip("LEDEX_CRDS names no folder with KubeRay's definitions")
-    named_cluster = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "ledex"}}
-    alone: dict[str, Any] = {**named_cluster, "spec": cluster}
-    for resource in (documents["RayJob"], alone):
-        schema = definition(Path(named), str(resource["kind"]), "v1")
-        assert violations(resource, schema) == []
-        assert violations({**resource, "spec": {}}, schema)  # something is required
+def test_the_cluster_and_the_job_meet_kuberays_definitions(documents: dict[str, Any], cluster: dict[str, Any]) -> None:
+    job, named = documents["RayJob"], {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "ledex"}}
+    assert job["apiVersion"] == "ray.io/v1"
+    assert violations(job, definition(CRDS, "RayJob", "v1")) == []
+    assert violations({**named, "spec": cluster}, definition(CRDS, "RayCluster", "v1")) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"rayVersion": 2.6}, "spec.rayVersion: 2.6 is not of type 'string'"),
+        (
+            {"autoscalerOptions": {"upscalingMode": "Fast"}},
+            "spec.autoscalerOptions.upscalingMode: 'Fast'",
+        ),
+        ({"headGroupSpec": {"template": {}, "rayStartParams": {"num-cpus": 0}}}, "spec.headGroupSpec.rayStartParams"),
+        ({"workerGroupSpecs": [{"groupName": "gpu"}]}, "spec.workerGroupSpecs.0: 'maxReplicas' is a required"),
+        ({"enableInTreeAutoscalling": True}, "spec: .*'enableInTreeAutoscalling' was unexpected"),
+    ],
+)
+def test_the_definitions_find_what_is_wrong_with_a_cluster(
+    changes: dict[str, Any], where: str, cluster: dict[str, Any]
+) -> None:
+    named = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "ledex"}}
+    found = violations({**named, "spec": {**cluster, **changes}}, definition(CRDS, "RayCluster", "v1"))
+    assert any(re.match(where, one) for one in found), found
 
 
 DEFINITION = """
