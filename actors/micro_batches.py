@@ -106,5 +106,5 @@ class Packer:
 def even_chunks(order: Sequence[int], most: int) -> Iterator[list[int]]:
     """As few runs of at most `most` as there can be, equally long: each makes an optimizer step of its own."""
     count = -(-len(order) // most)
-    for i in range(count):
-        yield list(order[len(order) * i // count : len(order) * (i + 1) // count])
+    if count:
+        yield from (part.tolist() for part in np.array_split(order, count))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -117,8 +118,7 @@ def plain_ppo(
             groups = list(dict.fromkeys(e.group_id for e in episodes))
             drawn = np.random.default_rng([config.seed, iteration, epoch]).permutation(len(groups))
             order = [i for g in drawn for i, e in enumerate(episodes) if e.group_id == groups[g]]
-            for start in range(0, len(order), config.minibatch_episodes):
-                items = order[start : start + config.minibatch_episodes]
+            for items in np.array_split(order, math.ceil(len(order) / config.minibatch_episodes)):
                 new, entropies, states = answer_tokens(
                     forward, [episodes[i] for i in items], [temperatures[i] for i in items]
                 )

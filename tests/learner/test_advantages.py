@@ -142,7 +142,9 @@ def answer(id: str, reward: float, **changes: object) -> Episode:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("episodes", "most", "sizes"), [(128, 64, [64, 64]), (72, 64, [36, 36]), (5, 2, [1, 2, 2])])
+@pytest.mark.parametrize(
+    ("episodes", "most", "sizes"), [(128, 64, [64, 64]), (72, 64, [36, 36]), (5, 2, [2, 2, 1]), (0, 4, [])]
+)
 def test_minibatches_are_equally_long(episodes: int, most: int, sizes: list[int]) -> None:
     chunks = list(even_chunks(range(episodes), most))
     assert [len(chunk) for chunk in chunks] == sizes and [i for c in chunks for i in c] == list(range(episodes))
