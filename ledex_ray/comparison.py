@@ -161,9 +161,8 @@ def _paired(a: Tally, b: Tally, k: int | None) -> tuple[tuple[Floats, ...], Call
         raise ValueError("the two sides share no problem")
     if k is not None:
         return (np.array([pass_at_k(*b[p], k) - pass_at_k(*a[p], k) for p in common]),), mean
-    return tuple(
-        np.array([t[p][i] for p in common], dtype=np.float64) for t in (a, b) for i in (1, 0)
-    ), _rate_difference
+    counts = (np.array([t[p][i] for p in common], dtype=np.float64) for t in (a, b) for i in (1, 0))
+    return tuple(counts), _rate_difference
 
 
 def _rate_difference(*columns: Floats, axis: int = -1) -> Floats:

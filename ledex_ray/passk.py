@@ -1,7 +1,7 @@
 """Unbiased pass@k (Chen et al. 2021, equation 1) and bootstrap intervals over problems.
 
 A `Tally` is (n, c) for each problem: answers asked for, and those that count (passed, copied). Intervals are 95 % and
-resample *problems*, the unit that another benchmark would change; with several seeds also each problem's seeds.
+resample *problems*, the unit that another benchmark would change; several seeds' answers are pooled first.
 """
 
 from __future__ import annotations
