@@ -1,8 +1,9 @@
 """The learning claim (METHOD, section 8): over fixed seeds, does SFT teach debugging, and does PPO raise the reward?
 
 For each seed: the recipe as it is, and the ablation that is trained on correct solutions alone with the same number of
-tokens. All models are then measured together on the held-out problems and on one fixed bug set. Resumes where it was;
-every run made is listed in the result file, with commit, seeds and recipe hash.
+tokens. All models are then measured together on the held-out problems and on one fixed bug set; a claim leaves out
+the problems that training gives away (contamination.json). Resumes where it was; every run made is listed in the
+result file, with commit, seeds and recipe hash.
 
     python -m benchmarks.learning --seeds 0 1 --out benchmarks/results/learn_cpu.json
 """
@@ -60,7 +61,8 @@ def main() -> None:
             "seeds": arguments.seeds,
             "runs": [root.name for root in roots.values()],
             "minutes": round((time.monotonic() - started) / 60, 1),
-            "claims": claims(read_records(evaluation / "samples.parquet", Sample), arguments.seeds),
+            "given_away": sorted(given_away(evaluation)),
+            "claims": claims(_unseen(evaluation), arguments.seeds),
             "reward_slopes": {s: reward_slope(roots["sft", s]) for s in arguments.seeds if stage == "ppo"},
             "evaluation": json.loads((evaluation / "evaluation.json").read_text()),
         }
@@ -123,6 +125,11 @@ def claims(samples: Sequence[Sample], seeds: Sequence[int]) -> list[dict[str, An
     return found
 
 
+def given_away(evaluation: Path) -> set[str]:
+    """Ids of the held-out problems that a training problem repeats, nearly repeats or solves."""
+    return {row["evaluated"] for row in json.loads((evaluation / "contamination.json").read_text())}
+
+
 def reward_slope(root: Path) -> dict[str, float]:
     """Least-squares slope of the mean reward an iteration, with its 95 % t interval."""
     every = np.array([row["reward"] for row in read_parts(root / "ppo" / "metrics")])
@@ -135,6 +142,11 @@ def reward_slope(root: Path) -> dict[str, float]:
         "high": float(fit.slope) + half,
         "n": len(rewards),
     }
+
+
+def _unseen(evaluation: Path) -> list[Sample]:
+    known = given_away(evaluation)
+    return [s for s in read_records(evaluation / "samples.parquet", Sample) if s.problem_id not in known]
 
 
 def _for_seed(path: Path, seed: int, overrides: Iterable[str]) -> Recipe:
