@@ -27,6 +27,7 @@ from actors.weight_wire import broadcast, byte_view, chunks, gloo_group, gloo_st
 log = logging.getLogger(__name__)
 
 SHM_BYTES = 48 << 20  # engines load one such stretch while the next is written
+FREED_SECONDS = 5.0  # that our half of an exchange gets to notice that the far half has ended; gloo does not always
 
 
 class TransferFailed(RuntimeError):
@@ -237,7 +238,10 @@ def _send_by_gloo(source: SummedSource, client: EngineClient) -> None:
 
 
 def _while(local: Callable[[], None], remote: Callable[[], None], client: EngineClient) -> None:
-    """Runs both halves of an exchange together; when the far half fails, ours is freed by ending the engines."""
+    """Runs both halves of an exchange together; when the far half fails, ours is freed by ending the engines.
+
+    Where that does not free it, it is left behind: a failed transfer ends the gang, and this process with it.
+    """
     failure: list[BaseException] = []
 
     def run() -> None:
@@ -252,7 +256,7 @@ def _while(local: Callable[[], None], remote: Callable[[], None], client: Engine
         remote()
     except BaseException:  # also a deadline's or an interrupt: engines in mid-transfer must not be left, and it goes on
         client.end_engines()
-        thread.join(client.deadline_seconds)
+        thread.join(FREED_SECONDS)
         raise
     thread.join(client.deadline_seconds)
     if failure:

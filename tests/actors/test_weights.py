@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -25,7 +26,7 @@ from actors.rollout import GenerationRequest, RolloutGroup
 from actors.weight_file import UpdateReader, UpdateWriter, retire_older
 from actors.weight_source import ModuleSource
 from actors.weight_wire import checksum, chunks, stacked
-from actors.weights import TransferFailed, send_weights
+from actors.weights import EngineClient, TransferFailed, _while, send_weights
 from tests.actors.helpers import MODEL, PROBE, SETTINGS, Learner, gap
 
 pytestmark = pytest.mark.slow
@@ -264,6 +265,20 @@ def test_a_transfer_fails_by_its_deadline_when_an_engine_stays_silent(engines: R
     with pytest.raises(TransferFailed):
         send_weights(Learner(tiny_llama).source, [engine], 99, backend="shm", deadline_seconds=3)
     assert time.monotonic() - started < 30
+
+
+def test_a_transfer_whose_engine_died_does_not_wait_for_our_half_to_notice() -> None:
+    """Seen once: an engine's node was killed in mid-broadcast, and gloo went on waiting for it."""
+    never = threading.Event()
+
+    def killed() -> None:
+        raise ray.exceptions.ActorDiedError
+
+    client = EngineClient([], version=1, deadline_seconds=3600.0)
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        _while(never.wait, killed, client)
+    assert not never.is_set() and client.ended
+    never.set()
 
 
 @given(st.binary(min_size=1, max_size=5000), st.data())
