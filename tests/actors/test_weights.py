@@ -271,12 +271,15 @@ def test_a_transfer_whose_engine_died_does_not_wait_for_our_half_to_notice() -> 
     """Seen once: an engine's node was killed in mid-broadcast, and gloo went on waiting for it."""
     never = threading.Event()
 
+    def waiting() -> None:
+        never.wait()
+
     def killed() -> None:
         raise ray.exceptions.ActorDiedError
 
     client = EngineClient([], version=1, deadline_seconds=3600.0)
     with pytest.raises(ray.exceptions.ActorDiedError):
-        _while(never.wait, killed, client)
+        _while(waiting, killed, client)
     assert not never.is_set() and client.ended
     never.set()
 
