@@ -25,7 +25,7 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
 
 
-def merged(folder: Path, cache: Path, resolve_base: Callable[[str], Path]) -> Path:
+def merged(folder: Path, cache: Path, resolve_base: Callable[[str], Path], *, trust_remote_code: bool = False) -> Path:
     """The directory of the merged model, made where it is not there yet. BadInput where the base cannot be had."""
     config = json.loads((folder / CONFIG).read_text())
     base_name, revision = config.get("base_model_name_or_path"), config.get("revision")
@@ -42,7 +42,7 @@ def merged(folder: Path, cache: Path, resolve_base: Callable[[str], Path]) -> Pa
         cache.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=cache))
         try:
-            _merge(folder, base, scratch)
+            _merge(folder, base, scratch, trust_remote_code)
             scratch.chmod(0o755)
             if not target.is_dir():  # another process may have been quicker
                 scratch.rename(target)
@@ -51,10 +51,10 @@ def merged(folder: Path, cache: Path, resolve_base: Callable[[str], Path]) -> Pa
     return target
 
 
-def _merge(folder: Path, base: Path, out: Path) -> None:
+def _merge(folder: Path, base: Path, out: Path, trust_remote_code: bool) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=trust_remote_code)
     PeftModel.from_pretrained(model, folder).merge_and_unload().save_pretrained(out)
-    AutoTokenizer.from_pretrained(base).save_pretrained(out)
+    AutoTokenizer.from_pretrained(base, trust_remote_code=trust_remote_code).save_pretrained(out)

@@ -64,12 +64,14 @@ def fix(
     max_tokens: Annotated[int, typer.Option(min=16, help="Longest answer.")] = 512,
     write: Annotated[bool, typer.Option("--write", help="Put the fix into FILE; it is not touched otherwise.")] = False,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that the model's repository ships.")] = False,
 ) -> None:
     """Fix a program until its tests pass: explanation and difference on standard output. Exit 0 fixed, 1 not fixed.
 
     Example: ledex fix stats.py --tests test_stats.py --model runs/quickstart/ppo/model
     """
     problem = read_problem(file, tests, task)
+    policy = ModelConfig(name=model, trust_remote_code=trust_remote_code)
     sampling = SamplingConfig(n=samples, temperature=temperature, max_tokens=max_tokens)
     try:
         with Judge(JudgeConfig()) as judge, Scorer() as scorer:
@@ -78,7 +80,7 @@ def fix(
                 _say(f"{file}: all {start.verdict.n_tests} tests pass, there is nothing to fix")
                 raise SystemExit(FIXED)
             _say(f"{file}: {_counts(start.verdict)}. {start.verdict.feedback}")
-            found = _search(problem, start, model, sampling, rounds, seed, judge, scorer)
+            found = _search(problem, start, policy, sampling, rounds, seed, judge, scorer)
             if not found.verdict.passed:
                 _say(f"{file}: not fixed; the best proposal: {_counts(found.verdict)}")
                 raise SystemExit(NOT_FIXED)
@@ -130,7 +132,7 @@ def _docstring(code: str, entry: str) -> str:
 def _search(
     problem: Problem,
     start: Proposal,
-    model: str,
+    model: ModelConfig,
     sampling: SamplingConfig,
     rounds: int,
     seed: int,
@@ -152,26 +154,27 @@ def _search(
     return best
 
 
-def _fleet(model: str, sampling: SamplingConfig) -> Fleet:
+def _fleet(model: ModelConfig, sampling: SamplingConfig) -> Fleet:
     import ray
 
     from launch.fleet import Fleet
 
-    fleet = Fleet(Recipe(run="fix", model=ModelConfig(name=model)))
-    longest = min(LONGEST, _context(fleet.model_path))
+    fleet = Fleet(Recipe(run="fix", model=model))
+    longest = min(LONGEST, _context(fleet.model_path, model))
     gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
     fleet.recipe = Recipe(
         run="fix",
-        model=ModelConfig(name=model, max_length=longest),
+        model=model.model_copy(update={"max_length": longest}),
         rollout=RolloutConfig(gpus=gpus, max_num_seqs=sampling.n),
     )
     return fleet
 
 
-def _context(model_path: Path) -> int:
+def _context(path: Path, model: ModelConfig) -> int:
     from transformers import AutoConfig
 
-    return int(getattr(AutoConfig.from_pretrained(model_path), "max_position_embeddings", LONGEST))
+    config = AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+    return int(getattr(config, "max_position_embeddings", LONGEST))
 
 
 def _ask(fleet: Fleet, problem: Problem, wrong: Proposal, sampling: SamplingConfig, seed: str) -> list[str]:

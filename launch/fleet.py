@@ -40,7 +40,7 @@ class Fleet:
     def __init__(self, recipe: Recipe, stages: Collection[str] | None = None, pins: Pins | None = None) -> None:
         self.recipe = recipe
         self._pins = pins or Pins()
-        self.model_path = resolve_model(recipe.model.name, self._pins)
+        self.model_path = self._resolved(recipe.model.name)
         self._started: list[RolloutGroup | SandboxGroup] = []
         self._owns_ray = not ray.is_initialized()
         start_ray()
@@ -110,7 +110,7 @@ class Fleet:
         if name is None:
             yield self.rollout, self.renderer
             return
-        path = resolve_model(name, self._pins)
+        path = self._resolved(name)
         model = self.recipe.model.model_copy(update={"name": name, "layout": "auto"})
         log.info("starting %d rollout engine(s) on the teacher %s", self.recipe.rollout.actors, name)
         group = RolloutGroup(self.recipe.rollout, model, path)
@@ -121,7 +121,10 @@ class Fleet:
 
     def revision(self, name: str) -> str:
         """The revision of a model that this run uses (`model_cache.revision_of`)."""
-        return revision_of(resolve_model(name, self._pins))
+        return revision_of(self._resolved(name))
+
+    def _resolved(self, name: str) -> Path:
+        return resolve_model(name, self._pins, trust_remote_code=self.recipe.model.trust_remote_code)
 
     def serve(self, path: Place, version: int) -> None:
         """Puts the weights of a Hugging Face directory, at a path or URL, on every engine."""

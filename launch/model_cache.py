@@ -40,17 +40,19 @@ def cache_dir() -> Path:
     return Path(os.environ.get("LEDEX_CACHE") or "~/.cache/ledex").expanduser()
 
 
-def resolve_model(name: str, pins: Pins | None = None) -> Path:
+def resolve_model(name: str, pins: Pins | None = None, *, trust_remote_code: bool = False) -> Path:
     """A local Hugging Face directory for a causal LM: `smollm2-135m`, a directory, a hub id, or a run's model by URL.
 
     A hub id may end in @REVISION (commit, tag or branch); a run's `pins` outrank what that points to by now. A LoRA
-    adapter's directory gives the merged model. Raises BadInput where the name is none of these, or the hub has it not
-    or cannot be reached.
+    adapter's directory gives the merged model; its base's own code runs where that is trusted. Raises BadInput where
+    the name is none of these, or the hub has it not or cannot be reached.
     """
     if name == PACKAGED_MODEL:
         return _packaged_model()
     folder = _directory(name, PACKAGED_MODEL, pins)
-    return merged(folder, cache_dir(), partial(resolve_model, pins=pins)) if is_adapter(folder) else folder
+    if not is_adapter(folder):
+        return folder
+    return merged(folder, cache_dir(), partial(resolve_model, pins=pins), trust_remote_code=trust_remote_code)
 
 
 def resolve_encoder(name: str, pins: Pins | None = None) -> Path:

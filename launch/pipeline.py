@@ -77,11 +77,11 @@ def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
         if recipe.evaluation.bug_set is not None:
             named_bugs(recipe.evaluation.bug_set, held_out)
         for name in recipe.evaluation.models.values():
-            resolve_model(name, pins)
+            resolve_model(name, pins, trust_remote_code=recipe.model.trust_remote_code)
     if "synthesize" in stages and recipe.synthesis.endpoint is not None:
         endpoint_key(recipe.synthesis.endpoint)
     elif "synthesize" in stages and recipe.synthesis.teacher is not None:
-        resolve_model(recipe.synthesis.teacher, pins)
+        resolve_model(recipe.synthesis.teacher, pins, trust_remote_code=recipe.model.trust_remote_code)
 
 
 def _run_stages(run: RunDirectory, stages: list[str]) -> None:
