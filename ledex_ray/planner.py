@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from ledex_ray.config import LearnerConfig, Recipe
 from ledex_ray.errors import BadInput
+from ledex_ray.placement import ROUNDING, phases
 
 Device = Literal["cpu", "gpu"]
 
@@ -81,7 +82,7 @@ class Plan:
 
     actors: tuple[ActorPlan, ...]
     gpus_needed: float
-    token_budget: int  # largest tokens_per_micro_batch that fits; 0 where none does
+    token_budget: int | None  # largest tokens_per_micro_batch that fits; 0 where none does, None where nothing learns
     advice: tuple[str, ...]
 
     @property
@@ -235,20 +236,32 @@ def plan(recipe: Recipe, shape: ModelShape, *, precision: str, gpus: int, gpu_me
     embedder = ActorPlan("embedder", 1, "cpu", parts)
     actors = (*learners, rollout, embedder, sandboxes)
 
-    room = memory
     needed = 0.0
     if device == "cpu":
         room = memory - rollout.bytes * rollout.count - embedder.bytes - sandboxes.bytes
         room //= recipe.learner.ranks
     else:
-        needed = recipe.learner.ranks * max(recipe.learner.gpus, 0) + recipe.rollout.actors * (
-            recipe.rollout.tensor_parallel * max(recipe.rollout.gpus, 0)
+        room = memory - _workers_beside_a_rank(recipe) * rollout.bytes
+        needed = max(
+            (
+                sum(bundle.get("GPU", 0.0) for demand in demands for bundle in demand.bundles)
+                for demands in phases(recipe).values()
+            ),
+            default=0.0,
         )
     budgets = [
         largest_token_budget(recipe, shape, stage=s, precision=precision, device=device, memory=room) for s in stages
     ]
-    budget = min(budgets, default=0)
+    budget = min(budgets, default=None)
     return Plan(actors, needed, budget, tuple(_advice(recipe, shape, actors, budget, needed, gpus, memory)))
+
+
+def _workers_beside_a_rank(recipe: Recipe) -> int:
+    """How many engine workers at most share the GPU of a learner rank that takes a part of one."""
+    learner, rollout = recipe.learner.gpus, recipe.rollout.gpus
+    if not (0 < learner < 1 and 0 < rollout < 1):
+        return 0
+    return min(int((1 - learner + ROUNDING) / rollout), recipe.rollout.actors * recipe.rollout.tensor_parallel)
 
 
 def _model_states(learner: LearnerConfig, trainable: int, frozen: int, item: int, device: Device) -> list[Part]:
@@ -285,19 +298,22 @@ def _advice(
     recipe: Recipe,
     shape: ModelShape,
     actors: tuple[ActorPlan, ...],
-    budget: int,
+    budget: int | None,
     needed: float,
     gpus: int,
     memory: int,
 ) -> list[str]:
     learner, advice = recipe.learner, []
     if gpus and needed > gpus:
-        advice.append(f"needs {needed:g} GPUs, there are {gpus}: lower learner.ranks or rollout.actors")
-    if budget < learner.tokens_per_micro_batch:
+        share = " or let both share it: learner.gpus=0.5 rollout.gpus=0.5" if gpus == 1 else ""
+        advice.append(f"needs {needed:g} GPUs, there are {gpus}: lower learner.ranks or rollout.actors{share}")
+    if budget is not None and budget < learner.tokens_per_micro_batch:
         if budget >= recipe.model.max_length:
             advice.append(f"set learner.tokens_per_micro_batch={budget}: that is the most that fits")
         else:
             steps = []
+            if _workers_beside_a_rank(recipe):
+                steps.append("a lower rollout.gpu_memory_utilization")
             if not learner.gradient_checkpointing:
                 steps.append("learner.gradient_checkpointing=true")
             if learner.zero_stage < 3 and (learner.ranks > 1 or gpus > learner.ranks):

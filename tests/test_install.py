@@ -183,6 +183,20 @@ def test_a_second_install_changes_nothing_and_a_new_setup_cfg_is_seen(
     assert installer.stamp.read_text() != installer.fingerprint()
 
 
+def test_an_environment_keeps_its_extra_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "deploy")
+    install = importlib.import_module("install")
+    assert install.installed_extra(tmp_path) is None
+    built: list[str] = []
+    monkeypatch.setattr(install.Installer, "run", lambda self: built.append(self.extra))
+    for named in ([], ["--extra", "gpu"], []):
+        monkeypatch.setattr(sys, "argv", ["install.py", "--venv", str(tmp_path), *named])
+        assert install.main() == 0
+        installer = install.Installer(tmp_path, built[-1], install.TORCH_INDEX)
+        installer.stamp.write_text(installer.fingerprint())
+    assert built == ["cpu", "gpu", "gpu"]
+
+
 @pytest.mark.slow
 def test_the_wheel_holds_every_module_and_data_file_and_nothing_else(tmp_path: Path) -> None:
     source = tmp_path / "source"

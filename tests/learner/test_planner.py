@@ -56,6 +56,22 @@ def test_too_few_gpus_are_named() -> None:
     assert any("needs 8 GPUs, there are 4" in line for line in made.advice)
 
 
+def test_engines_alone_need_no_place_for_a_learner() -> None:
+    sampling = recipe(ranks=6).model_copy(update={"stages": ("synthesize",)})
+    made = plan(sampling, shape_of(QWEN_7B), precision="bfloat16", gpus=2, gpu_memory_gb=80)
+    assert made.fits and made.gpus_needed == 2 and made.token_budget is None
+
+
+@pytest.mark.parametrize(("utilization", "fits"), [(0.3, True), (0.85, False)])
+def test_a_learner_has_what_an_engine_on_the_same_gpu_leaves(utilization: float, fits: bool) -> None:
+    rollout = RolloutConfig(gpus=0.5, gpu_memory_utilization=utilization)
+    learner = LearnerConfig(gpus=0.5, gradient_checkpointing=True, lora=LoraConfig())
+    shared = recipe().model_copy(update={"learner": learner, "rollout": rollout})
+    made = plan(shared, shape_of(QWEN_7B), precision="bfloat16", gpus=1, gpu_memory_gb=80)
+    assert made.gpus_needed == 1 and made.fits == fits, made.advice
+    assert fits or "rollout.gpu_memory_utilization" in " ".join(made.advice)
+
+
 def test_the_largest_budget_fits_and_the_next_does_not() -> None:
     shape, wanted = shape_of(QWEN_7B), recipe(ranks=8, zero_stage=3)
     memory = 60 * GIB
