@@ -1,6 +1,6 @@
 """The policy update on one rank: score the batch, estimate advantages, take the optimizer steps.
 
-METHOD section 3: PPO, RLOO, GRPO, REINFORCE++; KL in the reward or the loss; TIS; both aggregations. Each rank scores
+method.md, 3: PPO, RLOO, GRPO, REINFORCE++; KL in the reward or the loss; TIS; both aggregations. Each rank scores
 its packed share, all results are gathered, and every rank estimates the same advantages (ppo_batch.py). Not covered:
 rewards themselves, groups to be replaced (the stage's), Ray.
 """

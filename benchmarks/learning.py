@@ -1,4 +1,4 @@
-"""The learning claim (METHOD, section 8): over fixed seeds, does SFT teach debugging, and does PPO raise the reward?
+"""The learning claim (method.md, section 8): over fixed seeds, does SFT teach debugging, and does PPO raise the reward?
 
 For each seed: the recipe as it is, and the ablation that is trained on correct solutions alone with the same number of
 tokens. All models are then measured together on the held-out problems and on one fixed bug set; a claim leaves out

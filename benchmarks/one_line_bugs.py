@@ -1,7 +1,7 @@
 """A small task that tests verify: functions of one line with one-edit bugs, made from a fixed seed.
 
 Twenty kinds of function, each asked for with several numbers or letters; the training problems and the evaluation
-problems have the same kinds and different numbers. Written as problem sets of the project's own format (DESIGN.md); the
+problems have the same kinds and different numbers. Written as problem sets of the format jsonl (docs/files.md); the
 bugs are those that synthesis seeds in any problem's canonical solution.
 """
 

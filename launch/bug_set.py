@@ -1,4 +1,4 @@
-"""The fixed bug set: wrong solutions with their feedback, the same for all that is compared (METHOD, section 8).
+"""The fixed bug set: wrong solutions with their feedback, the same for all that is compared (method.md, section 8).
 
 Each run makes one of its own from its untrained model; runs that are to be compared on it name one file.
 """

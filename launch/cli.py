@@ -81,7 +81,7 @@ def run(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = False) -
 def synthesize(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = False) -> None:
     """Sample solutions, judge them, collect explanations and refinements, keep what is verified.
 
-    Example: ledex synthesize quickstart synthesis.solve.n=20
+    Example: ledex synthesize quickstart run=more synthesis.solve.n=20
     """
     _run(read_recipe(recipe, overrides), "synthesize", fresh)
 
@@ -90,7 +90,7 @@ def synthesize(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = F
 def sft(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = False) -> None:
     """Fine-tune on correct solutions and verified refinements. Needs a finished synthesis.
 
-    Example: ledex sft quickstart sft.epochs=1
+    Example: ledex sft quickstart          (with the overrides that its synthesis had, if any)
     """
     _run(read_recipe(recipe, overrides), "sft", fresh)
 
@@ -99,7 +99,7 @@ def sft(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = False) -
 def ppo(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = False) -> None:
     """Train by PPO with the unit-test, CodeBLEU and explanation rewards. Needs a finished SFT.
 
-    Example: ledex ppo quickstart ppo.kl_coef=0.1
+    Example: ledex ppo quickstart
     """
     _run(read_recipe(recipe, overrides), "ppo", fresh)
 

@@ -4,8 +4,8 @@ The episode is worth what its last answer is worth (LeDex, section 3.3; several 
 Credit goes to turns by what each gained: R(r_1) at the first turn's last token, then R(r_t) - R(r_(t-1)). The sum is
 R(r_T), so with gamma 1 no policy is better under this than under the last reward alone (Ng et al., 1999), and a turn
 that breaks a good answer is blamed for it. R(e) is the first explanation's: E_w explains w and nothing later. A turn
-without code that parses, if not the last, costs RLEF's 0.2 in units of our scale (METHOD, section 5). With one turn all
-of this is METHOD, section 2. Token ids are never re-tokenised: a later prompt is all that came before, and more.
+without code that parses, if not the last, costs RLEF's 0.2 in units of our scale (method.md, 5). With one turn all
+of this is method.md, section 2. Token ids are never re-tokenised: a later prompt is all that came before, and more.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The sampling of one evaluation: first solutions, refinements of the failing ones, and the honest baselines.
 
 For each model: n first samples a problem; for each failing one a refinement a round, directly and with an explanation,
-also under the controls (no feedback, another problem's feedback: METHOD, section 6); fresh samples at equal cost;
+also under the controls (no feedback, another problem's feedback: method.md, section 6); fresh samples at equal cost;
 refinements of one fixed bug set, the same for all models (section 8). Resumes at the items that no part holds.
 """
 

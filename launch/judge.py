@@ -1,6 +1,6 @@
 """`ledex judge`: samples in, verdicts out, on this machine's cores or on a cluster's sandboxes.
 
-Formats and exit codes are those of DESIGN.md, "Files that others may rely on". Bad lines are named on standard error
+Formats and exit codes: docs/files.md. Bad lines are named on standard error
 and get no verdict; what a sample's code does never stops the run.
 """
 

@@ -1,6 +1,6 @@
 """From judged samples to the figures of an evaluation: pass@k, repair and copy rates, the resample baseline, pairs.
 
-What is compared (METHOD, sections 6 and 8): each model against the less trained ones, in each mode and on the fixed bug
+What is compared (method.md, 6 and 8): each model against the less trained ones, in each mode and on the fixed bug
 set; and within each model its refinements against fresh samples at equal cost, against the same without feedback or
 with another problem's, and feedback of all tests against that of the public ones. Infrastructure faults are left out,
 and so is a first sample whose refinement is one: whether it would have been repaired is not known.
@@ -176,7 +176,7 @@ def resample_outcomes(refined: Iterable[Sample], fresh: Sequence[Sample], seed: 
     """For each refined wrong sample, whether fresh samples of the same cost would have held a right one.
 
     A seeded walk through the problem's fresh samples until their tokens reach what the refinement used; the one that
-    crosses the budget counts with probability equal to the share of it that was left (METHOD, section 6).
+    crosses the budget counts with probability equal to the share of it that was left (method.md, section 6).
     """
     pools: dict[str, list[Sample]] = defaultdict(list)
     for sample in sorted(fresh, key=lambda s: s.id):

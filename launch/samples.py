@@ -1,6 +1,6 @@
 """Samples in, verdict lines out: what `ledex judge` and `ledex score` share.
 
-Formats are those of DESIGN.md, "Files that others may rely on". Bad lines are named on standard error and skipped.
+Formats: docs/files.md. Bad lines are named on standard error and skipped.
 """
 
 from __future__ import annotations

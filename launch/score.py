@@ -1,6 +1,6 @@
 """`ledex score`: samples in; verdict, CodeBLEU, explanation similarity and composed reward out, one line a sample.
 
-Files and exit codes are those of `ledex judge` (DESIGN.md). Each line of SAMPLES may also carry "wrong_solution",
+Files and exit codes are those of `ledex judge` (docs/files.md). Each line of SAMPLES may also carry "wrong_solution",
 "explanation", "references" and "reference_explanations". The encoder is loaded only if some line needs it.
 """
 

@@ -1,4 +1,4 @@
-"""Seeded bugs as trajectories: one-edit mutants of canonical solutions that the judge finds wrong (METHOD, section 7).
+"""Seeded bugs as trajectories: one-edit mutants of canonical solutions that the judge finds wrong (method.md, 7).
 
 The canonical solution is the refinement, and the explanation is written from the edit and the failing test.
 """

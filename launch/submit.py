@@ -61,7 +61,7 @@ def submit(
 ) -> None:
     """Run or resume a recipe as a Ray job. Submitting it again goes on with the same run.
 
-    Example: ledex submit quickstart run=first --address http://127.0.0.1:8265 --runs /mnt/shared/runs --follow
+    Example: ledex submit codellama_7b run=first --address http://127.0.0.1:8265 --runs /mnt/shared/runs --follow
     """
     from launch.cli import read_recipe
 

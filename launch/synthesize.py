@@ -1,7 +1,7 @@
 """Synthesis: solve, judge, diagnose, refine, verify (LeDex, sections 3.1 and 4.1).
 
 `synthesis/solve` holds attempts, `synthesis/refine` refinements; both resume at the items that no part holds.
-Beside the model's own failures there may be seeded bugs (METHOD, section 7), marked as such.
+Beside the model's own failures there may be seeded bugs (method.md, section 7), marked as such.
 """
 
 from __future__ import annotations

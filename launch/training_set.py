@@ -1,4 +1,4 @@
-"""The problems that a run trains on: those whose verdicts cannot be forged (METHOD, section 2).
+"""The problems that a run trains on: those whose verdicts cannot be forged (method.md, section 2).
 
 What makes a verdict weak is the tests (they need objects shared with the program), so a problem's canonical solution
 tells. Its problem then enters no stage of training: no synthesis, no supervised example, no prompt of PPO, no R_w.

@@ -2,7 +2,7 @@
 
 Version v is the policy after v updates; the label always comes from the learner, in the same turn as the weights. After
 a transfer the engines' log-probabilities of a fixed probe batch are held against the learner's; an engine over the
-tolerance is refitted, then replaced (DESIGN, what must never happen, 5). What is sampled in the background goes on
+tolerance is refitted, then replaced (docs/how-it-works.md). What is sampled in the background goes on
 meanwhile: its tokens carry the engine's own log-probabilities, by which the update weighs them.
 """
 

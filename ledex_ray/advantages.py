@@ -1,4 +1,4 @@
-"""Advantages and returns: plain tensors in, plain tensors out (METHOD section 3).
+"""Advantages and returns: plain tensors in, plain tensors out (method.md, section 3).
 
 [B, L] tensors hold the generated tokens of B episodes from position 0 on, padded on the right; `mask_BL` marks the
 real ones. Group estimators take one scalar an episode, [B]. Not covered: losses, KL, anything distributed.

@@ -1,6 +1,6 @@
-"""Models compared: results and paired differences as `evaluation.json` has them (DESIGN.md), the article's table.
+"""Models compared: results and paired differences as `evaluation.json` has them (docs/files.md), the article's table.
 
-Every figure carries an interval (METHOD.md, sections 4 and 8). A difference is paired: both models are measured on the
+Every figure carries an interval (method.md, sections 4 and 8). A difference is paired: both models are measured on the
 same problems, and it is the problems that are resampled.
 """
 
@@ -187,7 +187,7 @@ class SeededDifference:
 def seeded_difference(
     a: Sequence[Tally], b: Sequence[Tally], *, k: int | None, seed: int, resamples: int = RESAMPLES
 ) -> SeededDifference:
-    """b - a over several seeds, a tally a seed on each side: samples pooled, problems resampled (METHOD.md, section 8).
+    """b - a over several seeds, a tally a seed on each side: samples pooled, problems resampled (method.md, section 8).
 
     How much trainings differ is not in the interval: two or three say little of that, and each one's own estimate
     stands beside it. Raises as `paired_difference` does.
@@ -217,7 +217,7 @@ def article_table(evaluation: Mapping[str, Any]) -> tuple[list[str], list[list[s
     `evaluation` is the content of an `evaluation.json`. The refining modes show their last round, and where that is not
     the only one also their first, which fresh samples are to be held against. Beside pass@k stand the repair rates on
     each model's own bugs and on the fixed set, and the copy rate: pass@k alone can rise without any debugging learned
-    (METHOD.md, section 8). Empty cells were not measured.
+    (method.md, section 8). Empty cells were not measured.
     """
     results: Sequence[Mapping[str, Any]] = evaluation["results"]
     last: dict[tuple[Any, ...], int] = {}

@@ -13,7 +13,7 @@ _EXCEPTION = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,60}")
 
 @dataclass(frozen=True)
 class Bug:
-    """A wrong solution of a held-out problem with its feedback, frozen for all models (METHOD, section 8)."""
+    """A wrong solution of a held-out problem with its feedback, frozen for all models (method.md, section 8)."""
 
     id: str
     problem_id: str

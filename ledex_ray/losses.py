@@ -1,4 +1,4 @@
-"""The policy update's terms by token: plain tensors in, plain tensors out (METHOD section 3; LeDex, section 3.3).
+"""The policy update's terms by token: plain tensors in, plain tensors out (method.md, section 3; LeDex, section 3.3).
 
 Log-probabilities are fp32, of the tokens that were sampled, with all logits divided by the sampling temperature. N runs
 over the tokens in the loss. Not covered: advantages (advantages.py), packing, anything distributed.

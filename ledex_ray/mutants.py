@@ -1,6 +1,6 @@
 """Seeded bugs: every distinct one-edit mutant of a correct program, and the explanation that teaches its repair.
 
-METHOD.md section 7: a second, free source of trajectories. The wrong code is a mutant that fails a test, the refinement
+method.md, 7: a second, free source of trajectories. The wrong code is a mutant that fails a test, the refinement
 is the program it came from, the explanation is written from the edit and the failing test
 (`ledex_ray.mutant_explanations`). Whether a mutant fails is for the judge to say; equivalent mutants are common.
 """

@@ -1,4 +1,4 @@
-"""What the paper reports of its own backbones (LeDex, tables 2 to 5; METHOD, section 4): pass@1 and pass@10, percent.
+"""What the paper reports of its own backbones (LeDex, tables 2 to 5; method.md, 4): pass@1 and pass@10, percent.
 
 Here to stand beside a run of the same backbone, never to be mixed with its figures. The paper gives no intervals and
 no seeds. Not covered: its ablations and CodeLlama-13B.

@@ -1,6 +1,6 @@
 """CodeBLEU of one candidate against many references, each side read once (Ren et al. 2020, arXiv 2009.10297).
 
-The figures are those of the `codebleu` package, one call a reference, averaged (METHOD section 2); its tokenizer,
+The figures are those of the `codebleu` package, one call a reference, averaged (method.md, section 2); its tokenizer,
 keywords, comment stripping and data-flow extraction are used as they are. Two things are our own:
 
 * A side (`Side`) is read once and kept: n-gram counts, syntax subtrees, data-flow edges. The package reads both sides

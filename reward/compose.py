@@ -1,7 +1,7 @@
 """From terms to rewards: the arms, the placement on tokens. Pure functions that run in the driver.
 
 `R(r)` is the refinement's reward and differs by arm; `R(e) = (50 S_ex - 35) / 3`, clipped to [-5, 5], is the
-explanation's under every arm but a user's (LeDex, section 3.3; METHOD, section 2). Each lies in [-5, 5].
+explanation's under every arm but a user's (LeDex, section 3.3; method.md, section 2). Each lies in [-5, 5].
 
 What cannot be trusted is masked, never scored 0: a verdict INFRA, or a weak one unless `allow_weak`, gives a Reward
 with `scored=False`. A term that is missing for another reason is named in `unscored`.

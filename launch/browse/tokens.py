@@ -10,7 +10,7 @@ from typing import Any
 from launch.shown import visible
 
 MOST_TOKENS = 8192
-FULL_REWARD = 5.0  # R(r) and R(e) lie in [-5, 5] (METHOD, section 2)
+FULL_REWARD = 5.0  # R(r) and R(e) lie in [-5, 5] (method.md, section 2)
 SURE, UNSURE = 0.0, -6.0  # log-probabilities at the two ends of the scale
 SHADES = 5
 

@@ -1,4 +1,4 @@
-"""Problem sets by name or path: `load_problems(SPEC)`, SPEC as DESIGN.md has it.
+"""Problem sets by name or path: `load_problems(SPEC)`, SPEC as docs/files.md has it.
 
 A SPEC is a name (bundled, humaneval, mbpp, humanevalplus, mbppplus, apps, codecontests) or FORMAT:PATH, with an
 optional @SPLIT. Names look in the folder LEDEX_DATA, then on the hub; `humaneval` comes with its package.

@@ -1,4 +1,4 @@
-"""The project's own problem format: one JSON object a line, as DESIGN.md ("Files that others may rely on") has it.
+"""The project's own problem format: one JSON object a line, as docs/files.md has it.
 
 Every refusal names file and line, field, value and what was expected. Keys that the format does not know are ignored.
 """

@@ -1,4 +1,4 @@
-"""Tests of a user's own: a .py of top-level asserts, or a .jsonl with one of DESIGN.md's tests a line.
+"""Tests of a user's own: a .py of top-level asserts, or a .jsonl with one test of docs/files.md a line.
 
 What stands before an assert in a .py (imports, values, helpers) is run before it again for each: no test depends on
 another. Not covered: pytest's fixtures and classes.

@@ -1,4 +1,4 @@
-"""SFT and PPO in one process of plain PyTorch, from METHOD section 3's formulas: padded, no packing, no DeepSpeed."""
+"""SFT and PPO in one process of plain PyTorch, from method.md's formulas: padded, no packing, no DeepSpeed."""
 
 from __future__ import annotations
 

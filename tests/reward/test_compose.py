@@ -1,4 +1,4 @@
-"""The arms: METHOD's formulas, ranges, what is masked, where the rewards stand."""
+"""The arms: method.md's formulas, ranges, what is masked, where the rewards stand."""
 
 from __future__ import annotations
 
