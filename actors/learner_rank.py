@@ -96,9 +96,7 @@ class LearnerRank:
         self.critic: ShardedModel | None = None
         if separate:
             critic = Critic(self._load(spec.model_path, trainable=True, device=device, adapters=False))
-            assert ppo is not None
-            critic_optimizer = spec.optimizer.model_copy(update={"lr": ppo.value_lr or spec.optimizer.lr})
-            self.critic = ShardedModel(critic, learner, critic_optimizer, **common)
+            self.critic = ShardedModel(critic, learner, spec.optimizer, **common)
         alone = None if packs(lm) else 1
         self.packer = Packer(learner.tokens_per_micro_batch, alone, device, share_prompts=shares_prompts(lm))
         self.ppo: PPOUpdate | None = None

@@ -1,6 +1,6 @@
 """One iteration's episodes as the update sees them: which count, what they earned, their advantages and returns.
 
-METHOD section 3: KL in the reward, GAE and its separated form, group estimators, whitening over the global batch. The
+method.md, 3: KL in the reward, GAE and its separated form, group estimators, whitening over the global batch. The
 same on every rank, from the same inputs. Not covered: forward passes and optimizer steps (ppo_update.py).
 """
 
@@ -73,6 +73,11 @@ def usable(config: PPOConfig, episodes: Sequence[Episode]) -> list[Episode]:
     if config.filter_groups:
         scored = informative([e.score for e in episodes], groups, scored)
     return [episode for episode, good in zip(episodes, scored, strict=True) if good]
+
+
+def unused_groups(config: PPOConfig, episodes: Sequence[Episode]) -> int:
+    """How many groups were sampled and scored, and give the update nothing."""
+    return len({e.group_id for e in episodes} - {e.group_id for e in usable(config, episodes)})
 
 
 def shuffled_groups(episodes: Sequence[Episode], random: np.random.Generator) -> list[int]:

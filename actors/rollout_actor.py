@@ -51,6 +51,7 @@ class RolloutActor:
         self._dtype = resolve_precision(model.dtype, config.gpus)
         self._max_model_len = model.max_length
         self._workers = config.tensor_parallel
+        self._load_seconds = config.ready_seconds
         self._llm = start_engine(held.path, config, model, self._dtype, transfer, executor)
         self._ready_seconds = time.monotonic() - started
 
@@ -204,15 +205,19 @@ class RolloutActor:
         return None
 
     async def _load(self, wanted: WeightsRef, *, unless_held: bool) -> WeightsRef:
+        """Loads in place; an engine that is not done in the time it has to become ready ends this actor."""
         async with self._update:
             if unless_held and satisfies(self._held, self._streamed, wanted):
                 return self._held
-            with _fatal(f"loading {wanted.path}"):
+            what = f"loading {wanted.path}"
+            deadline = asyncio.get_running_loop().call_later(self._load_seconds, _die, f"{what}: never finished")
+            with _fatal(what):
                 await self._guard(self._llm.pause_generation(mode="keep", clear_cache=True))
                 await self._rpc("load_directory", wanted.path)
                 await self._guard(self._llm.update_weight_version(str(wanted.version)))
                 self._held, self._streamed = wanted, False
                 await self._guard(self._llm.resume_generation())
+            deadline.cancel()
         return self._held
 
     async def _run(self, prompt_ids: list[int], params: Any) -> Any:

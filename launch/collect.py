@@ -37,7 +37,10 @@ SCORING_THREADS = 8  # groups in scoring at a time; each thread only waits for a
 
 
 class Assignments:
-    """An endless, seeded order over (wrong solution, instruction): position p is the same in every run."""
+    """An endless, seeded order over (wrong solution, instruction): position p is the same in every run.
+
+    Those whose prompt leaves no room for an answer are left out, and counted in `too_long`.
+    """
 
     def __init__(
         self,
@@ -57,6 +60,13 @@ class Assignments:
             for name in recipe.ppo.instructions
         ]
         self._pairs = [pair for pair in pairs if len(self._prompt_ids(*pair)) <= longest]
+        self.too_long = len(pairs) - len(self._pairs)
+        if self.too_long:
+            log.warning(
+                "ppo: %d of %d prompts do not fit into model.max_length=%d beside an answer of "
+                "ppo.sampling.max_tokens=%d, and are left out",
+                self.too_long, len(pairs), recipe.model.max_length, recipe.ppo.sampling.max_tokens,
+            )  # fmt: skip
         if max_prompts is not None and max_prompts < len(self._pairs):
             self._pairs = random.Random(f"{recipe.ppo.seed}/prompts").sample(self._pairs, max_prompts)
 

@@ -27,7 +27,7 @@ from ray.tune import PlacementGroupFactory
 from actors.failures import GangLost
 from actors.learner import LearnerGroup
 from actors.places import Place
-from actors.ppo_batch import usable
+from actors.ppo_batch import unused_groups, usable
 from actors.weights import TransferFailed
 from launch.accidents import Accidents
 from launch.best_model import BestModel
@@ -138,7 +138,8 @@ class DebugPPO(Algorithm):
             episodes = self._episodes(iteration)
             self.store.write(iteration, episodes)
             self.run.commit()
-        metrics = describe(episodes) | self.weights.gap | self.learner.ppo_update(episodes, iteration)
+        metrics = describe(episodes) | {"unused_groups": unused_groups(self.settings, episodes)}
+        metrics |= self.weights.gap | self.learner.ppo_update(episodes, iteration)
         self.progress.iteration += 1
         if self._due(self.settings.validate_every):
             metrics |= self._validate()
@@ -159,7 +160,8 @@ class DebugPPO(Algorithm):
         self.weights.publish()
         ahead = self.settings.max_staleness if self.settings.mode == "asynchronous" else 0
         self._next = max(self._next, iteration)
-        while self._next <= min(iteration + ahead, self.settings.iterations - 1):
+        last = max(iteration, min(iteration + ahead, self.settings.iterations - 1))  # Tune may go on past the last one
+        while self._next <= last:
             self._coming[self._next] = self._background.submit(self._collect, self._next)
             self._next += 1
         episodes = self._coming[iteration].result()
@@ -169,15 +171,17 @@ class DebugPPO(Algorithm):
     def _collect(self, iteration: int) -> list[Episode]:
         """Groups of episodes in a fixed order.
 
-        Replaced are groups of which the update would use nothing: under a group estimator those with fewer than two
-        scored members, with `filter_groups` those without variance.
+        Where the update would use nothing of a group another one is sampled: under a group estimator for those with
+        fewer than two scored members, with `filter_groups` for those without variance. They stay in the batch, so that
+        rewards and faults are those of all that was sampled.
         """
         want, seed = self.settings.prompts_per_iteration, self.settings.seed + iteration
         groups: dict[str, list[Episode]] = {}
+        useful = 0
         replaces = self.settings.filter_groups or self.settings.algorithm in ("grpo", "rloo")
         for attempt in range(1 + MOST_REPLACEMENTS * replaces):
             start = iteration * want + attempt * REPLACEMENT_OFFSET
-            assignments = self.assignments.take(start, want - len(groups))
+            assignments = self.assignments.take(start, want - useful)
             groups_found = self.collector.collect(
                 assignments,
                 self.settings.sampling,
@@ -187,27 +191,30 @@ class DebugPPO(Algorithm):
                 called_off=self._off.is_set,
             )
             for group in groups_found:
-                if group and (usable(self.settings, group) or not replaces):
+                if group:
                     groups[group[0].group_id] = group
-            if len(groups) >= want:
+                    useful += bool(usable(self.settings, group))
+            if useful >= want:
                 break
         return [episode for _, group in sorted(groups.items()) for episode in group]
 
     def _validate(self) -> dict[str, float]:
         """The pass rate on held-in validation bugs; the best model by it is kept, once a checkpoint says so."""
         self.weights.publish()
-        rate = self._pass_rate(self.validation)
+        rate, faults = self._pass_rate(self.validation)
         if self.progress.validated(rate):
             self.learner.export_model(self.best.staged(self.progress.iteration))
-        return {"validation_pass_rate": rate}
+        return {"validation_pass_rate": rate, "validation_infra": faults}
 
-    def _pass_rate(self, assignments: Sequence[Assignment]) -> float:
+    def _pass_rate(self, assignments: Sequence[Assignment]) -> tuple[float, int]:
+        """(share of verdicts that are PASSED, how many infrastructure faults were left out of it)."""
         sampling = self.settings.sampling.model_copy(update={"n": self.settings.validation_samples})
         groups = self.collector.collect(
             assignments, sampling, self.weights.ref, self.settings.seed, execute=True, turns=self.settings.turns
         )
-        verdicts = [e.verdict == "PASSED" for group in groups for e in group if e.verdict != "INFRA"]
-        return float(np.mean(verdicts)) if verdicts else math.nan
+        verdicts = [e.verdict for group in groups for e in group]
+        known = [verdict == "PASSED" for verdict in verdicts if verdict != "INFRA"]
+        return (float(np.mean(known)) if known else math.nan), len(verdicts) - len(known)
 
     def _due(self, every: int) -> bool:
         return self.progress.iteration % every == 0 or self.progress.iteration == self.settings.iterations

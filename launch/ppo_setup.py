@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from actors.places import Place, place
 from launch.collect import Assignments, Collector
+from launch.console import log
 from launch.dialogue import Assignment
 from launch.fleet import Fleet
 from launch.problem_sets import pin_problem_sets, validation_problems
@@ -65,11 +66,12 @@ def training_assignments(run: RunDirectory, fleet: Fleet, collector: Collector) 
         trajectories, training_set(run, fleet), fleet.renderer, recipe, collector.arm, recipe.ppo.max_prompts
     )
     if not len(assignments):
-        raise BadInput(
-            f"run {run.recipe.run}",
-            "has no trajectories to train on",
-            expected="a finished synthesis stage with wrong solutions, or synthesis.seeded_bugs=4",
-        )
+        where, problem = f"run {run.recipe.run}", "has no trajectories to train on"
+        if assignments.too_long:
+            given = f"{assignments.too_long} prompts, all too long"
+            raise BadInput(where, problem, given=given, expected="a smaller ppo.sampling.max_tokens")
+        expected = "a finished synthesis stage with wrong solutions, or synthesis.seeded_bugs=4"
+        raise BadInput(where, problem, expected=expected)
     return assignments
 
 
@@ -81,6 +83,8 @@ def validation_assignments(run: RunDirectory, fleet: Fleet, collector: Collector
     )
     trajectories: list[Trajectory] = [t for some in found for t in some]
     assignments = Assignments(trajectories, problems, fleet.renderer, run.recipe, collector.arm)
+    if not len(assignments):
+        log.warning("ppo: no validation bug could be made: the model that is kept is the last, not the best")
     return assignments.take(0, len(assignments))
 
 

@@ -37,14 +37,14 @@ class ModelConfig(Section):
 
 
 class ProblemsConfig(Section):
-    """Which problems each stage reads, as SPEC strings (README, Your own problems)."""
+    """Which problems each stage reads, as SPEC strings (docs/files.md)."""
 
     train: str | tuple[str, ...] = Field(
         "bundled@train", description="What synthesis and training read, one set or a list; no test or held-out problem."
     )
     validation: str = Field("bundled@validation", description="What PPO chooses its best checkpoint by.")
     heldout: tuple[str, ...] = Field(("bundled@heldout",), description="What evaluation measures on.")
-    limit: int | None = Field(None, ge=1, description="Use only the first N problems of each set.")
+    limit: int | None = Field(None, ge=1, description="Use only N problems, taken evenly through each set.")
     feedback: Literal["all", "public"] = Field("public", description="Tests whose results a prompt may show.")
     allow_contaminated: bool = Field(
         False, description="Measure held-out problems that are trained or validated on too, under a name that says so."
@@ -205,7 +205,7 @@ class SFTConfig(Section):
 
 
 class RewardConfig(Section):
-    """The arms of the reward (METHOD, section 2)."""
+    """The arms of the reward (method.md, section 2)."""
 
     arm: str = Field("paper", description="paper, tests_only, codebleu_only, hardened, or module:function.")
     codebleu_weights: tuple[float, float, float, float] = (0.25, 0.25, 0.25, 0.25)
@@ -222,7 +222,7 @@ class RewardConfig(Section):
 
 
 class PPOConfig(Section):
-    """The policy update (METHOD, section 3)."""
+    """The policy update (method.md, section 3)."""
 
     algorithm: Literal["ppo", "grpo", "rloo", "reinforce++"] = "ppo"
     optimizer: OptimizerConfig = OptimizerConfig(lr=2e-6)
@@ -243,7 +243,7 @@ class PPOConfig(Section):
     value_coef: float = Field(0.1, ge=0)
     value_lr: float | None = Field(None, gt=0, description="Learning rate of the value head; default: the policy's.")
     detach_value: bool = Field(False, description="The value loss does not reach the trunk.")
-    separate_critic: bool = False
+    separate_critic: bool = Field(False, description="A value model of its own; its trunk learns at the policy's rate.")
     critic_warmup: int = Field(1, ge=0, description="First iterations that train the value head alone.")
     entropy_coef: float = Field(0.0, ge=0)
     gamma: float = Field(1.0, gt=0, le=1)
@@ -254,7 +254,9 @@ class PPOConfig(Section):
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
     tis_cap: float = Field(2.0, gt=0, description="C of truncated importance sampling.")
     old_policy: Literal["recomputed", "behaviour"] = "recomputed"
-    whiten_advantages: bool = True
+    whiten_advantages: bool = Field(
+        True, description="Under ppo; reinforce++ always whitens, grpo and rloo compare within groups instead."
+    )
     loss_aggregation: Literal["token", "sequence"] = "token"
     mask_truncated: bool = Field(False, description="Leave over-long answers out of the loss.")
     filter_groups: bool = Field(False, description="Replace groups whose rewards do not vary.")
@@ -278,11 +280,15 @@ class PPOConfig(Section):
             raise ValueError("ppo.sampling.temperature must be above 0: logits are divided by it")
         if self.algorithm in ("grpo", "rloo") and self.sampling.n < 2:
             raise ValueError(f"{self.algorithm} compares answers within a group: ppo.sampling.n must be at least 2")
+        if self.filter_groups and self.sampling.n < 2:
+            raise ValueError("ppo.filter_groups keeps groups that vary: ppo.sampling.n must be at least 2")
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError("ppo.kl_target adapts ppo.kl_coef, which must then start above 0")
         return self
 
 
 class EvaluationConfig(Section):
-    """What is measured on held-out problems (METHOD, sections 6 and 8)."""
+    """What is measured on held-out problems (method.md, sections 6 and 8)."""
 
     sampling: SamplingConfig = SamplingConfig(n=10, temperature=0.8)
     k: tuple[PositiveInt, ...] = (1, 10)

@@ -1,6 +1,6 @@
 """deploy/rayjob.yaml against KubeRay's types and as Ray's autoscaler reads it; the images' Dockerfiles.
 
-KubeRay's own definitions are in no Python package: tests/cluster/kuberay says what its types do, and the fields of pods
+KubeRay's own definitions are in no Python package: tests/cluster/kuberay says what they say, and the fields of pods
 come from the Kubernetes client's models. Where LEDEX_CRDS names a folder with the definitions themselves
 (helm-chart/kuberay-operator/crds of its repository), the manifest is held against those. Not covered: a Kubernetes
 cluster, building the images.

@@ -144,6 +144,15 @@ def test_max_prompts_takes_the_same_few_wrong_solutions_in_every_lap(renderer: R
     assert len(all_of_them) == 20
 
 
+def test_prompts_that_leave_no_room_for_an_answer_are_counted_by_name_of_what_limits_them(
+    renderer: Renderer, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = recipe_from_tree({"model": {"max_length": 64}, "ppo": {"sampling": {"max_tokens": 32}}})
+    assignments = Assignments([trajectory()], {"p": PROBLEM}, renderer, recipe, resolve_arm("paper"))
+    assert len(assignments) == 0 and assignments.too_long == 2
+    assert "2 of 2 prompts" in caplog.text and "ppo.sampling.max_tokens=32" in caplog.text
+
+
 @pytest.mark.parametrize("key", ["train", "validation"])
 def test_training_refuses_heldout_problems(key: str) -> None:
     recipe = recipe_from_tree({"problems": {key: "bundled@heldout"}})

@@ -28,6 +28,8 @@ def _file(folder: Path, text: str) -> Path:
         ("ppo: {kl_placement: loss}", ["ppo", "k2 or k3"]),
         ("ppo: {algorithm: grpo, sampling: {n: 1}}", ["ppo.sampling.n", "at least 2"]),
         ("{ppo: {algorithm: rloo}, reward: {separated: true}}", ["reward.separated", "ppo or reinforce++", "rloo"]),
+        ("{ppo: {filter_groups: true, sampling: {n: 1}}}", ["ppo.filter_groups", "ppo.sampling.n"]),
+        ("{ppo: {kl_target: 0.1, kl_coef: 0}}", ["ppo.kl_target", "ppo.kl_coef"]),
         ("evaluation: {modes: [direct, resample]}", ["evaluation", "resample", "needs explain"]),
         ("evaluation: {k: [50]}", ["evaluation", "50"]),
         ("run: ../escape", ["run", "../escape"]),
