@@ -201,7 +201,7 @@ def test_an_iteration_without_variance_at_all_goes_on(fleet: Fleet, tiny_llama: 
     root = train(fleet, "flat", tiny_llama, arm=f"{__name__}:constant", **keys)
     (metrics,) = read_parts(root / STAGE / "metrics")
     assert (metrics["episodes"], metrics["unused_groups"], metrics["n_scored"]) == (12, 6, 0), "three times two prompts"
-    assert metrics["reward"] == 1.0
+    assert metrics["reward_refinement"] == 1.0
 
 
 def constant(inputs: Inputs) -> float:
