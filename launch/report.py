@@ -85,7 +85,7 @@ def gather(run: RunDirectory) -> dict[str, Any]:
     header, rows = article_table(results) if results else ([], [])
     fixed, failed = examples(samples)
     return {
-        "name": run.recipe.run,
+        "name": run.root.name,  # a copy has the name of its folder
         "recipe": dump_recipe(run.recipe),
         "hash": recipe_hash(run.recipe),
         "versions": versions(run.root),
