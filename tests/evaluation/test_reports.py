@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from launch.compare import Run, compare, differences
+from launch.compare import Run, compare, differences, short_names
 from launch.costs import costs, stage_gpus
 from launch.figures_answers import bins_of, flow_of, read_episodes, rounds_curve
 from launch.measures import every_figure, measure
@@ -167,6 +167,31 @@ def test_runs_are_compared_by_problem_and_by_recipe(run: RunDirectory, runs_dir:
     assert html.count("data:image/png") == 2 and "http" not in html.replace("http-equiv", "")
     with pytest.raises(BadInput, match="no such run"):
         compare(["one", "three"], out)
+
+
+def test_runs_of_one_name_keep_their_figures_apart(runs_dir: Path, tmp_path: Path) -> None:
+    for folder, repaired in (("a", 1), ("b", 4)):
+        list(finished(runs_dir, "same", repaired))
+        (tmp_path / folder).mkdir()
+        (runs_dir / "same").rename(tmp_path / folder / "same")
+    out = tmp_path / "page.html"
+    header, rows = compare([str(tmp_path / folder / "same") for folder in "ab"], out)
+    initial = header.index("own repair, own bugs")
+    by_model = {row[0]: row[initial].split()[0] for row in rows if row[1] == "explain, then revise, first round"}
+    assert by_model == {"a/same: prompt": "16.7", "b/same: prompt": "66.7"}
+    assert "<td>own repair rate</td><td>b/same</td><td>+50.0 [" in out.read_text()
+    with pytest.raises(BadInput, match="named twice"):
+        compare([str(tmp_path / "a/same"), str(tmp_path / "a/../a/same")], out)
+
+
+def test_a_name_is_as_long_as_it_takes_to_be_told_apart() -> None:
+    roots = [Path(path) for path in ("/q", "/x/q", "/x/y/q", "/z/y/q", "/z/other")]
+    assert short_names(roots) == ["/q", "x/q", "x/y/q", "z/y/q", "other"]
+
+
+def test_the_comparison_goes_into_a_file(run: RunDirectory, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="is a directory"):
+        compare(["one", "one"], tmp_path)
 
 
 def on_fixed_bugs(name: str, repaired: int, bug_set: str) -> Run:
