@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from launch import figures
 from launch.costs import costs
 from launch.evaluator import STAGE
 from launch.measures import Measured, every_figure
-from launch.report import Plot, environment
+from launch.report import SHOWING, Plot, environment, way
 from launch.rundir import find_run, read_parts, write_atomically
 from ledex_ray.comparison import article_table, compared, share_problems
 from ledex_ray.config import Recipe
@@ -75,10 +75,10 @@ def compare(names: Sequence[str], out: Path) -> tuple[list[str], list[list[str]]
 
 def differences(first: Run, other: Run) -> list[tuple[str, str, str, str, str, bool]]:
     """(model, mode, metric, run, "difference [low, high]", whether the interval excludes zero), in points."""
-    known = {_way(m): m for m in first.measured}
+    known = {_shared(m): m for m in first.measured}
     rows = []
     for m in other.measured:
-        a = known.get(_way(m))
+        a = known.get(_shared(m))
         if a is None or not share_problems(a.tally, m.tally, m.result.k):
             continue
         if m.result.key.bugs == "fixed" and not _same_bugs(first, other):
@@ -89,7 +89,7 @@ def differences(first: Run, other: Run) -> list[tuple[str, str, str, str, str, b
             f"@{found.k}" if found.k else ""
         )
         metric += " (fixed bugs)" if found.b.bugs == "fixed" else ""
-        mode = found.b.mode.replace("_", " ") + (f", round {found.b.round}" if found.b.round > 1 else "")
+        mode = way(asdict(found.b) | {"bugs": None})
         text = f"{100 * found.difference:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
         rows.append((found.b.label, mode, metric, other.name, text, found.low > 0 or found.high < 0))
     return rows
@@ -132,10 +132,10 @@ def _results(run: Run) -> Sequence[Mapping[str, Any]]:
     return found
 
 
-def _way(m: Measured) -> tuple[Any, ...]:
-    """What two runs must share to be compared: all but the model's name, the temperature and the seed."""
+def _shared(m: Measured) -> tuple[Any, ...]:
+    """What two runs must share to be compared: all but the model's name, temperature, seed, and feedback not shown."""
     key = replace(m.result.key, model="", temperature=0.0, seed=None)
-    return key, m.place
+    return key if key.mode in SHOWING else replace(key, feedback="public"), m.place
 
 
 def _unnamed(run: Run) -> Recipe:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,7 +31,7 @@ TREE = {"evaluation": {"sampling": {"n": 2}, "k": [1, 2], "modes": ["explain"], 
 PROBLEMS = {f"own/p{n}": Problem(f"own/p{n}", "", (CallTest("()", "1"),), benchmark="own") for n in range(6)}
 
 
-def answers(repaired: int) -> list[Sample]:
+def answers(repaired: int, feedback: str = "public") -> list[Sample]:
     """Two wrong first samples of six problems, refined twice with an explanation; some are right in the end."""
     found = []
     for number, problem in enumerate(PROBLEMS):
@@ -38,13 +39,13 @@ def answers(repaired: int) -> list[Sample]:
             first = sample(index, "initial", WRONG, "", problem, id=f"{problem}/{index}", problem_id=problem)
             error = "NameError" if index else "wrong value"
             found.append(sample(index, "initial", WRONG, "", problem, id=first.id, problem_id=problem, error=error))
-            changes = {"problem_id": problem, "feedback_from": "public", "explanation": HOSTILE, "n_prompt_tokens": 70}
+            changes = {"problem_id": problem, "feedback_from": feedback, "explanation": HOSTILE, "n_prompt_tokens": 70}
             code = RIGHT if number < repaired else HOSTILE
-            once = sample(index, "explain", code, HOSTILE, first.id, id=f"{first.id}/1", **changes)
+            once = sample(index, "explain", code, HOSTILE, first.id, id=f"{first.id}/{feedback}/1", **changes)
             found.append(once)
             if not once.passed:
                 code = RIGHT if number == repaired else WRONG
-                again = changes | {"round": 2, "id": f"{first.id}/2"}
+                again = changes | {"round": 2, "id": f"{first.id}/{feedback}/2"}
                 found.append(sample(index, "explain", code, "", once.id, **again))
     return found
 
@@ -213,6 +214,28 @@ def test_fixed_bugs_are_compared_only_where_both_runs_refined_the_same() -> None
 
     assert fixed(on_fixed_bugs("two", 4, "abc")) == ["own repair rate (fixed bugs)", "own copy rate (fixed bugs)"]
     assert fixed(on_fixed_bugs("two", 4, "def")) == fixed(on_fixed_bugs("two", 4, "")) == []
+
+
+def shown(name: str, repaired: dict[Literal["public", "all"], int], feedback: Literal["public", "all"]) -> Run:
+    """A run that has shown its models feedback of these kinds, `feedback` being its recipe's own."""
+    recipe = recipe_from_tree({"run": name, **TREE, "problems": {"feedback": feedback}})
+    samples = {s.id: s for kind, right in repaired.items() for s in answers(right, kind)}
+    benchmarks = dict.fromkeys(PROBLEMS, "own")
+    found = every_figure(list(samples.values()), benchmarks, recipe.evaluation, {"prompt": "m"}, feedback)
+    return Run(name, Path(name), recipe, {}, found)
+
+
+def test_differences_say_what_feedback_was_shown() -> None:
+    one, other = (shown(name, {"public": 1, "all": n}, "public") for name, n in (("one", 2), ("two", 5)))
+    found = {row[1]: row[4].split()[0] for row in differences(one, other) if row[2] == "own repair rate"}
+    assert found["explain"] == "+0.0" and found["explain (feedback of all tests)"] == "+50.0"
+    ways = [row[1:3] for row in differences(one, other)]
+    assert len(ways) == len(set(ways)) and ("explain (round 2, feedback of all tests)", "own pass@1") in ways
+
+
+def test_first_answers_are_compared_whatever_feedback_refinements_are_shown() -> None:
+    one, other = shown("one", {"public": 1}, "public"), shown("two", {"all": 1}, "all")
+    assert {row[1] for row in differences(one, other)} == {"initial"}
 
 
 def test_the_comparison_says_where_fixed_bugs_differ(run: RunDirectory, runs_dir: Path, tmp_path: Path) -> None:
