@@ -64,8 +64,7 @@ def _run(recipe: Recipe, stage: str | None, fresh: bool) -> None:
     from launch.pipeline import run_recipe
     from launch.summary import print_summary
 
-    root = run_recipe(recipe, stage, fresh)
-    print_summary(root)
+    print_summary(run_recipe(recipe, stage, fresh))
 
 
 @app.command()

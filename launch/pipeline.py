@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 FOLDERS = {"synthesize": "synthesis", "sft": "sft", "ppo": "ppo", "evaluate": "evaluation/heldout", "report": "report"}
 
 
-def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> Path:
-    """Runs the recipe's stages, or `only` one of them, and returns the run directory.
+def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> RunDirectory:
+    """Runs the recipe's stages, or `only` one of them, and returns the run, closed.
 
     Raises BadInput where a stage needs another one's output first.
     """
@@ -36,20 +36,20 @@ def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> 
         if left:
             _check_inputs(run, left)
             _run_stages(run, left)
-        return run.root
+        return run
     finally:
         run.close()
 
 
-def report_run(where: Place, recipe: Recipe) -> Path:
-    """Writes the report of the run that lies here, from its files alone, and returns the run directory.
+def report_run(where: Place, recipe: Recipe) -> RunDirectory:
+    """Writes the report of the run that lies here, from its files alone, and returns the run, closed.
 
     Raises BadInput where there is none, or it is of another recipe.
     """
     run = RunDirectory.reopen(where, recipe)
     try:
         _report(run)
-        return run.root
+        return run
     finally:
         run.close()
 

@@ -152,6 +152,11 @@ class RunDirectory:
         finally:
             self._lock.close()
 
+    @property
+    def where(self) -> Place:
+        """Where the run lies: its folder, or its URL, of which `root` is this machine's copy."""
+        return self.root if self._store is None else self._store.remote
+
     def path(self, *parts: str) -> Path:
         """A path inside the run, its parent made."""
         path = self.root.joinpath(*parts)

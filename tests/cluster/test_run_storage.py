@@ -304,6 +304,7 @@ def test_the_report_of_a_run_is_written_where_the_run_lies(runs: RemotePath, mon
     lose_disk()
     done = CliRunner().invoke(app, ["report", str(runs / "run")])
     assert done.exit_code == 0, done.output
+    assert f"Run directory: {runs / 'run'}, on this machine: {copy_of(runs / 'run', 'runs')}" in done.output
     assert {"report/report.html", "report/report.md", "report/DONE.json"} <= set((runs / "run").files())
 
 
