@@ -129,7 +129,7 @@ def report(
 
     Example: ledex report quickstart, or: ledex report paper hardened --out arms.html
     """
-    runs = [name for name in names if "=" not in name]
+    runs = [name for name in names if "=" not in name.partition("://")[0]]  # a URL's options hold one too
     if len(runs) < 2:
         _report_one(names[0], names[1:], out)
         return

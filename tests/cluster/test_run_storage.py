@@ -308,6 +308,15 @@ def test_the_report_of_a_run_is_written_where_the_run_lies(runs: RemotePath, mon
     assert {"report/report.html", "report/report.md", "report/DONE.json"} <= set((runs / "run").files())
 
 
+def test_runs_at_urls_with_options_are_compared(runs: RemotePath, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        RunDirectory.open(Recipe(run=name)).close()
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(app, ["report", str(runs / "one"), str(runs / "two"), "--out", str(page)])
+    assert done.exit_code == 0, done.output
+    assert "<h1>one, two</h1>" in page.read_text()
+
+
 def test_a_copy_at_a_url_is_reported_on_and_no_other_run_is_begun(runs: RemotePath) -> None:
     run = RunDirectory.open(Recipe())
     for name in ("recipe.yaml", "versions.json"):
