@@ -85,7 +85,7 @@ def train_supervised(recipes: dict[int, Recipe]) -> dict[tuple[str, int], Path]:
                 shutil.copytree(first / "synthesis", partial)
                 partial.rename(root / "synthesis")
             for stage in ("synthesize", "sft"):
-                root = run_recipe(named, only=stage)
+                root = run_recipe(named, only=stage).root
             first = first or root
             roots[kind, seed] = root
     return roots

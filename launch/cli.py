@@ -19,7 +19,7 @@ from launch.fix import fix
 from launch.inspect import inspect
 from launch.judge import judge
 from launch.plan import plan
-from launch.rundir import find_run, locate
+from launch.rundir import find_run, locate, runs_place
 from launch.score import score
 from launch.submit import submit
 from ledex_ray.config import Recipe
@@ -60,12 +60,11 @@ def read_recipe(name: str, overrides: list[str] | None) -> Recipe:
     return load_recipe(path, overrides or ())
 
 
-def _run(recipe: Recipe, stage: str | None, fresh: bool, folder: Place | None = None) -> None:
+def _run(recipe: Recipe, stage: str | None, fresh: bool) -> None:
     from launch.pipeline import run_recipe
     from launch.summary import print_summary
 
-    root = run_recipe(recipe, stage, fresh, folder)
-    print_summary(root)
+    print_summary(run_recipe(recipe, stage, fresh))
 
 
 @app.command()
@@ -121,32 +120,48 @@ def report(
             metavar="RECIPE_OR_RUN [KEY=VALUE]... | RUN RUN...", help="One recipe or run, or runs to compare."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Where the comparison of several runs goes.")] = Path("comparison.html"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where the comparison of several runs goes.", show_default="comparison.html"),
+    ] = None,
 ) -> None:
     """Write the HTML report of a run from its files, or one page that compares several runs.
 
     Example: ledex report quickstart, or: ledex report paper hardened --out arms.html
     """
-    runs = [name for name in names if "=" not in name]
+    runs = [name for name in names if "=" not in name.partition("://")[0]]  # a URL's options hold one too
     if len(runs) < 2:
-        recipe, folder = _recipe_or_run(names[0], names[1:])
-        _run(recipe, "report", False, folder)
+        _report_one(names[0], names[1:], out)
         return
     if len(runs) < len(names):
         raise BadInput("ledex report", "overrides make no sense for several runs", given=set(names) - set(runs))
     from launch.compare import compare
     from launch.summary import print_table
 
+    out = out or Path("comparison.html")
     print_table("held-out problems, percent with 95 % intervals", *compare(runs, out))
     console.print(f"Comparison: {out}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _recipe_or_run(name: str, overrides: list[str]) -> tuple[Recipe, Place | None]:
-    """The recipe of this name; where there is none, that of the run of this name, and the folder that run lies in."""
+def _report_one(name: str, overrides: list[str], out: Path | None) -> None:
+    if out is not None:
+        raise BadInput("--out", "is for a comparison of several runs; the report of one lies in the run", given=out)
+    from launch.pipeline import report_run
+    from launch.summary import print_summary
+
+    print_summary(report_run(*_run_of(name, overrides)))
+
+
+def _run_of(name: str, overrides: list[str]) -> tuple[Place, Recipe]:
+    """Where the run of the recipe of this name lies; where there is no such recipe, the run of this name."""
     if name in packaged_recipes() or Path(name).is_file():
-        return read_recipe(name, overrides), None
+        recipe = read_recipe(name, overrides)
+        return runs_place() / recipe.run, recipe
     root, recipe = find_run(name)
-    return load_recipe(root / "recipe.yaml", overrides) if overrides else recipe, locate(name).parent
+    where = locate(name)
+    if overrides:
+        recipe = load_recipe(root / "recipe.yaml", overrides)
+    return root if isinstance(where, Path) else where, recipe
 
 
 @app.command()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from launch import figures
 from launch.costs import costs
 from launch.evaluator import STAGE
 from launch.measures import Measured, every_figure
-from launch.report import Plot, environment
+from launch.report import SHOWING, Plot, environment, way
 from launch.rundir import find_run, read_parts, write_atomically
 from ledex_ray.comparison import article_table, compared, share_problems
 from ledex_ray.config import Recipe
@@ -31,7 +31,7 @@ from ledex_ray.tables import read_records
 class Run:
     """One run as it is compared."""
 
-    name: str
+    name: str  # no other run's
     root: Path
     recipe: Recipe
     results: Mapping[str, Any]  # its evaluation.json; {} where it has none
@@ -40,10 +40,17 @@ class Run:
 
 
 def compare(names: Sequence[str], out: Path) -> tuple[list[str], list[list[str]]]:
-    """Writes the page, and returns the table of all runs for the terminal. BadInput for a run that is not there."""
+    """Writes the page, and returns the table of all runs for the terminal.
+
+    BadInput for a run that is not there or is named twice, and where there can be no page at `out`.
+    """
     if not out.parent.is_dir():
-        raise BadInput("--out", "its folder does not exist", given=out)
-    runs = [_read(name) for name in names]
+        raise BadInput("--out", "its folder does not exist", given=str(out))
+    if out.is_dir():
+        raise BadInput("--out", "is a directory", given=str(out), expected="a file, e.g. comparison.html")
+    found = [find_run(name) for name in names]
+    short = short_names([root for root, _ in found])
+    runs = [_read(name, root, recipe) for name, (root, recipe) in zip(short, found, strict=True)]
     table = article_table(
         {"results": [{**r, "label": f"{run.name}: {r['label']}"} for run in runs for r in _results(run)]}
     )
@@ -68,10 +75,10 @@ def compare(names: Sequence[str], out: Path) -> tuple[list[str], list[list[str]]
 
 def differences(first: Run, other: Run) -> list[tuple[str, str, str, str, str, bool]]:
     """(model, mode, metric, run, "difference [low, high]", whether the interval excludes zero), in points."""
-    known = {_way(m): m for m in first.measured}
+    known = {_shared(m): m for m in first.measured}
     rows = []
     for m in other.measured:
-        a = known.get(_way(m))
+        a = known.get(_shared(m))
         if a is None or not share_problems(a.tally, m.tally, m.result.k):
             continue
         if m.result.key.bugs == "fixed" and not _same_bugs(first, other):
@@ -82,17 +89,30 @@ def differences(first: Run, other: Run) -> list[tuple[str, str, str, str, str, b
             f"@{found.k}" if found.k else ""
         )
         metric += " (fixed bugs)" if found.b.bugs == "fixed" else ""
-        mode = found.b.mode.replace("_", " ") + (f", round {found.b.round}" if found.b.round > 1 else "")
+        mode = way(asdict(found.b) | {"bugs": None})
         text = f"{100 * found.difference:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
         rows.append((found.b.label, mode, metric, other.name, text, found.low > 0 or found.high < 0))
     return rows
 
 
-def _read(name: str) -> Run:
-    root, recipe = find_run(name)
+def short_names(roots: Sequence[Path]) -> list[str]:
+    """The name of each run's folder, with as many folders above it as tell it apart. BadInput for a run named twice."""
+    if len(set(roots)) < len(roots):
+        raise BadInput("ledex report", "a run is named twice", given=[str(root) for root in roots])
+    return [_short_name(root, roots) for root in roots]
+
+
+def _short_name(root: Path, roots: Sequence[Path]) -> str:
+    others = [other.parts for other in roots if other != root]
+    depths = range(1, len(root.parts) + 1)
+    depth = next(d for d in depths if all(root.parts[-d:] != other[-d:] for other in others))
+    return str(Path(*root.parts[-depth:]))
+
+
+def _read(name: str, root: Path, recipe: Recipe) -> Run:
     folder = root / STAGE
     if not (folder / "evaluation.json").exists():
-        return Run(root.name, root, recipe, {}, ())
+        return Run(name, root, recipe, {}, ())
     results = json.loads((folder / "evaluation.json").read_text())
     samples = read_records(folder / "samples.parquet", Sample)
     models = {r["label"]: r["model"] for r in results["results"]}
@@ -100,7 +120,7 @@ def _read(name: str) -> Run:
     found = every_figure(samples, benchmarks, recipe.evaluation, models, recipe.problems.feedback)
     finished = folder / "DONE.json"
     bug_set = json.loads(finished.read_text()).get("bug_set", "") if finished.exists() else ""
-    return Run(root.name, root, recipe, results, found, bug_set)
+    return Run(name, root, recipe, results, found, bug_set)
 
 
 def _same_bugs(a: Run, b: Run) -> bool:
@@ -112,10 +132,10 @@ def _results(run: Run) -> Sequence[Mapping[str, Any]]:
     return found
 
 
-def _way(m: Measured) -> tuple[Any, ...]:
-    """What two runs must share to be compared: all but the model's name, the temperature and the seed."""
+def _shared(m: Measured) -> tuple[Any, ...]:
+    """What two runs must share to be compared: all but the model's name, temperature, seed, and feedback not shown."""
     key = replace(m.result.key, model="", temperature=0.0, seed=None)
-    return key, m.place
+    return key if key.mode in SHOWING else replace(key, feedback="public"), m.place
 
 
 def _unnamed(run: Run) -> Recipe:

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 FOLDERS = {"synthesize": "synthesis", "sft": "sft", "ppo": "ppo", "evaluate": "evaluation/heldout", "report": "report"}
 
 
-def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False, folder: Place | None = None) -> Path:
-    """Runs the recipe's stages, or `only` one of them, and returns the run directory: one in `folder`, if given.
+def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> RunDirectory:
+    """Runs the recipe's stages, or `only` one of them, and returns the run, closed.
 
     Raises BadInput where a stage needs another one's output first.
     """
-    run = RunDirectory.open(recipe, fresh, folder)
+    run = RunDirectory.open(recipe, fresh)
     try:
         stages = [only] if only else list(run.recipe.stages)
         left = [stage for stage in stages if stage != "report" and not run.done(FOLDERS[stage])]
@@ -36,7 +36,20 @@ def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False, fol
         if left:
             _check_inputs(run, left)
             _run_stages(run, left)
-        return run.root
+        return run
+    finally:
+        run.close()
+
+
+def report_run(where: Place, recipe: Recipe) -> RunDirectory:
+    """Writes the report of the run that lies here, from its files alone, and returns the run, closed.
+
+    Raises BadInput where there is none, or it is of another recipe.
+    """
+    run = RunDirectory.reopen(where, recipe)
+    try:
+        _report(run)
+        return run
     finally:
         run.close()
 

@@ -85,7 +85,7 @@ def gather(run: RunDirectory) -> dict[str, Any]:
     header, rows = article_table(results) if results else ([], [])
     fixed, failed = examples(samples)
     return {
-        "name": run.recipe.run,
+        "name": run.root.name,  # a copy has the name of its folder
         "recipe": dump_recipe(run.recipe),
         "hash": recipe_hash(run.recipe),
         "versions": versions(run.root),
@@ -176,11 +176,16 @@ def comparison_rows(comparisons: Sequence[Mapping[str, Any]]) -> list[tuple[str,
 
 
 def side(key: Mapping[str, Any]) -> str:
-    """One side of a comparison in words; what is usual (round 1, public feedback) is not said."""
+    """One side of a comparison in words."""
+    return f"{key['label']} {way(key)}"
+
+
+def way(key: Mapping[str, Any]) -> str:
+    """How it was asked, in words; what is usual (round 1, public feedback) is not said."""
     told = ["fixed bugs"] if key["bugs"] == "fixed" else []
     told += [f"round {key['round']}"] if key["round"] > 1 else []
     told += ["feedback of all tests"] if key["feedback"] == "all" and key["mode"] in SHOWING else []
-    return f"{key['label']} {key['mode'].replace('_', ' ')}" + (f" ({', '.join(told)})" if told else "")
+    return key["mode"].replace("_", " ") + (f" ({', '.join(told)})" if told else "")
 
 
 def repair_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str]]:
@@ -188,7 +193,7 @@ def repair_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, st
     return [
         (
             r["label"],
-            side({**r, "bugs": None}).removeprefix(r["label"]).strip(),
+            way({**r, "bugs": None}),
             r["bugs"],
             r["metric"].replace("_", " "),
             f"{100 * r['value']:.1f} [{100 * r['low']:.1f}, {100 * r['high']:.1f}] of {r['n_samples']}",

@@ -90,7 +90,17 @@ class RunDirectory:
         runs = folder or runs_place()
         if fresh:
             recipe = recipe.model_copy(update={"run": _free_name(runs, recipe.run)})
-        where = runs / recipe.run
+        return cls._held(runs / recipe.run, recipe)
+
+    @classmethod
+    def reopen(cls, where: Place, recipe: Recipe) -> RunDirectory:
+        """The run that lies here, whatever its folder is called by now. BadInput where there is none, and as `open`."""
+        if not _is_run(where):
+            raise BadInput(str(where), "no such run", expected="a run that has begun")
+        return cls._held(where, recipe)
+
+    @classmethod
+    def _held(cls, where: Place, recipe: Recipe) -> RunDirectory:
         root = where if isinstance(where, Path) else copy_of(where, "runs")
         root.mkdir(parents=True, exist_ok=True)
         run = cls(root, recipe, _locked(root))
@@ -141,6 +151,11 @@ class RunDirectory:
                 self._store.close()
         finally:
             self._lock.close()
+
+    @property
+    def where(self) -> Place:
+        """Where the run lies: its folder, or its URL, of which `root` is this machine's copy."""
+        return self.root if self._store is None else self._store.remote
 
     def path(self, *parts: str) -> Path:
         """A path inside the run, its parent made."""

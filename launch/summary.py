@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from launch.console import console
+from launch.rundir import RunDirectory
 from launch.synthesis_summary import TABLE, table_rows
 from ledex_ray.comparison import article_table
 from ledex_ray.recipes import load_recipe
@@ -38,8 +39,9 @@ def what_next(root: Path, report: Path) -> str:
     return "\n".join(lines)
 
 
-def print_summary(root: Path) -> None:
-    """Prints the evaluation's table and the report's path, as far as the run has them."""
+def print_summary(run: RunDirectory) -> None:
+    """Prints the evaluation's table, where the run lies, and the report's path, as far as the run has them."""
+    root = run.root
     synthesis = root / "synthesis" / "DONE.json"
     if synthesis.exists():
         rows = table_rows(json.loads(synthesis.read_text()))
@@ -49,7 +51,7 @@ def print_summary(root: Path) -> None:
         header, rows = article_table(json.loads(evaluation.read_text()))
         print_table(f"{root.name}: held-out problems, percent with 95 % intervals", header, rows)
     report = root / "report" / "report.html"
+    copied = f", on this machine: {root}" if run.where != root else ""
+    console.print(f"Run directory: {run.where}{copied}", highlight=False, markup=False, soft_wrap=True)
     if report.exists():
         console.print(what_next(root, report), highlight=False, markup=False, soft_wrap=True)
-    else:
-        console.print(f"Run directory: {root}", highlight=False, markup=False, soft_wrap=True)

@@ -304,7 +304,31 @@ def test_the_report_of_a_run_is_written_where_the_run_lies(runs: RemotePath, mon
     lose_disk()
     done = CliRunner().invoke(app, ["report", str(runs / "run")])
     assert done.exit_code == 0, done.output
+    assert f"Run directory: {runs / 'run'}, on this machine: {copy_of(runs / 'run', 'runs')}" in done.output
     assert {"report/report.html", "report/report.md", "report/DONE.json"} <= set((runs / "run").files())
+
+
+def test_runs_at_urls_with_options_are_compared(runs: RemotePath, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        RunDirectory.open(Recipe(run=name)).close()
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(app, ["report", str(runs / "one"), str(runs / "two"), "--out", str(page)])
+    assert done.exit_code == 0, done.output
+    assert "<h1>one, two</h1>" in page.read_text()
+
+
+def test_a_copy_at_a_url_is_reported_on_and_no_other_run_is_begun(runs: RemotePath) -> None:
+    run = RunDirectory.open(Recipe())
+    for name in ("recipe.yaml", "versions.json"):
+        (runs / "baseline" / name).put(run.root / name)
+    run.close()
+    before = set((runs / "run").files())
+    for name in ("baseline", str(runs / "baseline")):
+        done = CliRunner().invoke(app, ["report", name])
+        assert done.exit_code == 0, done.output
+    assert "report/report.html" in (runs / "baseline").files() and set((runs / "run").files()) == before
+    assert isinstance(CliRunner().invoke(app, ["report", "smoke"]).exception, BadInput)
+    assert not (runs / "smoke").exists()
 
 
 # Who may write

@@ -6,12 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from launch.compare import Run, compare, differences
+from launch.compare import Run, compare, differences, short_names
 from launch.costs import costs, stage_gpus
 from launch.figures_answers import bins_of, flow_of, read_episodes, rounds_curve
 from launch.measures import every_figure, measure
@@ -30,7 +31,7 @@ TREE = {"evaluation": {"sampling": {"n": 2}, "k": [1, 2], "modes": ["explain"], 
 PROBLEMS = {f"own/p{n}": Problem(f"own/p{n}", "", (CallTest("()", "1"),), benchmark="own") for n in range(6)}
 
 
-def answers(repaired: int) -> list[Sample]:
+def answers(repaired: int, feedback: str = "public") -> list[Sample]:
     """Two wrong first samples of six problems, refined twice with an explanation; some are right in the end."""
     found = []
     for number, problem in enumerate(PROBLEMS):
@@ -38,13 +39,13 @@ def answers(repaired: int) -> list[Sample]:
             first = sample(index, "initial", WRONG, "", problem, id=f"{problem}/{index}", problem_id=problem)
             error = "NameError" if index else "wrong value"
             found.append(sample(index, "initial", WRONG, "", problem, id=first.id, problem_id=problem, error=error))
-            changes = {"problem_id": problem, "feedback_from": "public", "explanation": HOSTILE, "n_prompt_tokens": 70}
+            changes = {"problem_id": problem, "feedback_from": feedback, "explanation": HOSTILE, "n_prompt_tokens": 70}
             code = RIGHT if number < repaired else HOSTILE
-            once = sample(index, "explain", code, HOSTILE, first.id, id=f"{first.id}/1", **changes)
+            once = sample(index, "explain", code, HOSTILE, first.id, id=f"{first.id}/{feedback}/1", **changes)
             found.append(once)
             if not once.passed:
                 code = RIGHT if number == repaired else WRONG
-                again = changes | {"round": 2, "id": f"{first.id}/2"}
+                again = changes | {"round": 2, "id": f"{first.id}/{feedback}/2"}
                 found.append(sample(index, "explain", code, "", once.id, **again))
     return found
 
@@ -169,6 +170,31 @@ def test_runs_are_compared_by_problem_and_by_recipe(run: RunDirectory, runs_dir:
         compare(["one", "three"], out)
 
 
+def test_runs_of_one_name_keep_their_figures_apart(runs_dir: Path, tmp_path: Path) -> None:
+    for folder, repaired in (("a", 1), ("b", 4)):
+        list(finished(runs_dir, "same", repaired))
+        (tmp_path / folder).mkdir()
+        (runs_dir / "same").rename(tmp_path / folder / "same")
+    out = tmp_path / "page.html"
+    header, rows = compare([str(tmp_path / folder / "same") for folder in "ab"], out)
+    initial = header.index("own repair, own bugs")
+    by_model = {row[0]: row[initial].split()[0] for row in rows if row[1] == "explain, then revise, first round"}
+    assert by_model == {"a/same: prompt": "16.7", "b/same: prompt": "66.7"}
+    assert "<td>own repair rate</td><td>b/same</td><td>+50.0 [" in out.read_text()
+    with pytest.raises(BadInput, match="named twice"):
+        compare([str(tmp_path / "a/same"), str(tmp_path / "a/../a/same")], out)
+
+
+def test_a_name_is_as_long_as_it_takes_to_be_told_apart() -> None:
+    roots = [Path(path) for path in ("/q", "/x/q", "/x/y/q", "/z/y/q", "/z/other")]
+    assert short_names(roots) == ["/q", "x/q", "x/y/q", "z/y/q", "other"]
+
+
+def test_the_comparison_goes_into_a_file(run: RunDirectory, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="is a directory"):
+        compare(["one", "one"], tmp_path)
+
+
 def on_fixed_bugs(name: str, repaired: int, bug_set: str) -> Run:
     """A run that has refined one fixed bug of each problem."""
     recipe = recipe_from_tree({"run": name, **TREE})
@@ -188,6 +214,28 @@ def test_fixed_bugs_are_compared_only_where_both_runs_refined_the_same() -> None
 
     assert fixed(on_fixed_bugs("two", 4, "abc")) == ["own repair rate (fixed bugs)", "own copy rate (fixed bugs)"]
     assert fixed(on_fixed_bugs("two", 4, "def")) == fixed(on_fixed_bugs("two", 4, "")) == []
+
+
+def shown(name: str, repaired: dict[Literal["public", "all"], int], feedback: Literal["public", "all"]) -> Run:
+    """A run that has shown its models feedback of these kinds, `feedback` being its recipe's own."""
+    recipe = recipe_from_tree({"run": name, **TREE, "problems": {"feedback": feedback}})
+    samples = {s.id: s for kind, right in repaired.items() for s in answers(right, kind)}
+    benchmarks = dict.fromkeys(PROBLEMS, "own")
+    found = every_figure(list(samples.values()), benchmarks, recipe.evaluation, {"prompt": "m"}, feedback)
+    return Run(name, Path(name), recipe, {}, found)
+
+
+def test_differences_say_what_feedback_was_shown() -> None:
+    one, other = (shown(name, {"public": 1, "all": n}, "public") for name, n in (("one", 2), ("two", 5)))
+    found = {row[1]: row[4].split()[0] for row in differences(one, other) if row[2] == "own repair rate"}
+    assert found["explain"] == "+0.0" and found["explain (feedback of all tests)"] == "+50.0"
+    ways = [row[1:3] for row in differences(one, other)]
+    assert len(ways) == len(set(ways)) and ("explain (round 2, feedback of all tests)", "own pass@1") in ways
+
+
+def test_first_answers_are_compared_whatever_feedback_refinements_are_shown() -> None:
+    one, other = shown("one", {"public": 1}, "public"), shown("two", {"all": 1}, "all")
+    assert {row[1] for row in differences(one, other)} == {"initial"}
 
 
 def test_the_comparison_says_where_fixed_bugs_differ(run: RunDirectory, runs_dir: Path, tmp_path: Path) -> None:
