@@ -64,6 +64,7 @@ class Progress:
     iteration: int = 0  # updates committed; also the version of the weights, and what the data cursor follows from
     best_rate: float = -1.0  # below 0: nothing was validated yet
     best_iteration: int = 0
+    start_rate: float = -1.0  # what the model that training starts from passes; below 0: not known
 
     def validated(self, rate: float) -> bool:
         """Takes note of a validation; whether this is the model to keep.
@@ -133,6 +134,8 @@ class DebugPPO(Algorithm):
     def _iterate(self) -> dict[str, float]:
         """One iteration: collect, store, update, validate, commit. Episodes that are stored are never made again."""
         iteration = self.progress.iteration
+        if iteration == 0 and self.progress.start_rate < 0:
+            self._validate_start()
         episodes = self.store.read(iteration)
         if episodes is None:
             episodes = self._episodes(iteration)
@@ -204,7 +207,18 @@ class DebugPPO(Algorithm):
         rate, faults = self._pass_rate(self.validation)
         if self.progress.validated(rate):
             self.learner.export_model(self.best.staged(self.progress.iteration))
-        return {"validation_pass_rate": rate, "validation_infra": faults}
+        found = {"validation_pass_rate": rate, "validation_infra": float(faults)}
+        return found | (
+            {"validation_pass_rate_start": self.progress.start_rate} if self.progress.start_rate >= 0 else {}
+        )
+
+    def _validate_start(self) -> None:
+        """What every later rate has to be held against. The starting model is no candidate for the best one."""
+        self.weights.publish()
+        rate, _ = self._pass_rate(self.validation)
+        if not math.isnan(rate):
+            self.progress.start_rate = rate
+            log.info("ppo: the starting model repairs %.1f %% of the validation bugs", 100 * rate)
 
     def _pass_rate(self, assignments: Sequence[Assignment]) -> tuple[float, int]:
         """(share of verdicts that are PASSED, how many infrastructure faults were left out of it)."""

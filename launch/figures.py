@@ -64,7 +64,8 @@ def pass_curves(history: Rows) -> Figure:
         {**row, "pass_rate": row.get("verdict_passed", 0) / row["episodes"]} if "tests_passed" in row else row
         for row in history  # codebleu_only executes nothing in training
     ]
-    _lines(axes, passed, {"pass_rate": "training", "validation_pass_rate": "validation"}, marker="o")
+    names = {"pass_rate": "training", "validation_pass_rate": "validation"}
+    _lines(axes, passed, names | {"validation_pass_rate_start": "validation, before PPO"}, marker="o")
     axes.set_title("refinements that pass every test")
     axes.set_ylim(bottom=0)
     return figure

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from launch.console import task
-from launch.debug_ppo import DebugPPO, DebugPPOConfig
+from launch.console import log, task
+from launch.debug_ppo import DebugPPO, DebugPPOConfig, Progress
 from launch.fleet import Fleet
 from launch.ppo_setup import STAGE, Session
 from launch.rundir import RunDirectory
@@ -26,8 +26,19 @@ def ppo(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
             while algorithm.progress.iteration < iterations:
                 result = algorithm.train()
                 bar.advance(note=_note(result))
-        progress = asdict(algorithm.progress)
-    run.finish(STAGE, progress)
+        progress = algorithm.progress
+    _tell(progress)
+    run.finish(STAGE, asdict(progress))
+
+
+def _tell(progress: Progress) -> None:
+    """Which model was kept, beside the one that training started from."""
+    if min(progress.best_rate, progress.start_rate) < 0:
+        return
+    rates = f"{progress.best_rate:.1%} of the validation bugs repaired, {progress.start_rate:.1%} at the start"
+    log.info("ppo: the model of iteration %d is kept: %s", progress.best_iteration, rates)
+    if progress.best_rate <= progress.start_rate:
+        log.warning("ppo: by its validation bugs this training made nothing better")
 
 
 @contextmanager

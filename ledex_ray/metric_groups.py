@@ -7,7 +7,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "reward", "codebleu", "hardened_codebleu", "tests_passed", "explanation_similarity", "no_code", "parses",
         "copied", "renamed_copy", "validation_pass_rate",
     ),
-    "verdict": ("verdict_", "unscored", "episodes", "n_scored", "truncated", "answer_tokens"),
+    "verdict": (
+        "verdict_", "unscored", "unused_groups", "validation_infra", "episodes", "n_scored", "truncated",
+        "answer_tokens",
+    ),
     "policy": (
         "kl", "clip_fraction", "ratio_mean", "entropy", "policy_loss", "advantage_", "grad_norm", "lr", "steps",
         "skipped_steps", "loss", "validation_loss",

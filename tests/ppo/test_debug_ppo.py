@@ -111,6 +111,8 @@ def test_each_iteration_is_committed_once_under_the_policy_it_says(fleet: Fleet,
     assert [row["step"] for row in history] == [1, 2, 3]
     assert all(row["engine_gap_mean"] < 1e-4 for row in history)  # float32: engine and learner are one policy
     assert history[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+    rates = ["validation_pass_rate", "validation_pass_rate_start", "validation_infra"]
+    assert [history[1][name] for name in rates] == [0.0, 0.0, 0], "a random model repairs nothing"
     assert all(0 < row["busy_rollout"] <= 1 and 0 < row["busy_learner"] <= 1 for row in history)
     assert all(row["tokens_per_second/rollout-0"] > 0 and row["queue_peak_rollout"] >= 2 for row in history[:1])
     staleness = 0 if mode == "synchronous" else 1
