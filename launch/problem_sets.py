@@ -5,7 +5,7 @@ What PPO chooses its best checkpoint by counts as seen, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 
 from launch.pins import Pins
@@ -35,9 +35,7 @@ def training_problems(recipe: Recipe) -> dict[str, Problem]:
     found: dict[str, Problem] = {}
     for spec in recipe.problems.train_sets:
         problems = _by_id(_trained_on("problems.train", spec, TRAINABLE), recipe.problems.limit)
-        twice = next((i for i in problems if i in found), None)
-        if twice is not None:
-            raise BadInput("recipe key 'problems.train'", f"two of its sets have a problem {twice}", given=spec)
+        _check_new("problems.train", spec, problems, found)
         found |= problems
     return found
 
@@ -51,9 +49,10 @@ def validation_problems(recipe: Recipe) -> dict[str, Problem]:
 def heldout_problems(recipe: Recipe) -> dict[str, Problem]:
     """All held-out sets by id.
 
-    Raises BadInput where one holds a problem that is trained or validated on, unless the recipe allows that: then the
-    whole set goes under a benchmark's name of its own. Texts that a published split shares with another (MBPP's test
-    split repeats some of its training tasks) are no mistake of the recipe: the contamination check counts them.
+    Raises BadInput where two have a problem of one id, or one holds a problem that is trained or validated on, unless
+    the recipe allows that: then the whole set goes under a benchmark's name of its own. Texts that a published split
+    shares with another (MBPP's test split repeats some of its training tasks) are no mistake of the recipe: the
+    contamination check counts them.
     """
     trained = [problem for spec in recipe.problems.train_sets for problem in ready_problems(spec)]
     seen = [*trained, *ready_problems(recipe.problems.validation)]
@@ -76,12 +75,23 @@ def heldout_problems(recipe: Recipe) -> dict[str, Problem]:
                 given=spec,
                 expected="a set that training does not see, e.g. mbppplus@test, or problems.allow_contaminated=true",
             )
-        for problem in problems:
-            benchmark = problem.benchmark + (CONTAMINATED if known is not None else "")
-            # HumanEval and HumanEval+ share their ids.
-            id = f"{benchmark}/{problem.id}"
-            held[id] = replace(problem, id=id, benchmark=benchmark)
+        suffix = CONTAMINATED if known is not None else ""
+        own = [_under_benchmark(problem, problem.benchmark + suffix) for problem in problems]
+        _check_new("problems.heldout", spec, (problem.id for problem in own), held)
+        held |= {problem.id: problem for problem in own}
     return held
+
+
+def _under_benchmark(problem: Problem, benchmark: str) -> Problem:
+    """The problem with its benchmark's name before its id: HumanEval and HumanEval+ share their ids."""
+    return replace(problem, id=f"{benchmark}/{problem.id}", benchmark=benchmark)
+
+
+def _check_new(key: str, spec: str, ids: Iterable[str], found: Container[str]) -> None:
+    """Raises BadInput where a set has an id that a set before it had: one of the two problems would be lost."""
+    twice = next((id for id in ids if id in found), None)
+    if twice is not None:
+        raise BadInput(f"recipe key '{key}'", f"two of its sets have a problem {twice}", given=spec)
 
 
 def _trained_on(key: str, spec: str, splits: Sequence[str]) -> list[Problem]:
