@@ -19,6 +19,7 @@ from ledex_ray.problems import AssertTest, CallTest, CheckTest, Limits, OracleTe
 from ledex_ray.readers import by_task_id, load_problems, parse_spec, read_problems, resolve_task_id
 from ledex_ray.readers.contests import read_apps, read_codecontests
 from ledex_ray.readers.evalplus import read_evalplus
+from ledex_ray.readers.humaneval import read_humaneval
 
 GOOD: dict[str, Any] = {
     "id": "own/1",
@@ -270,6 +271,55 @@ def test_humaneval_keeps_the_verdict_of_its_own_check(humaneval: dict[str, Probl
 def test_humaneval_helpers_of_the_prompt_are_set_up(humaneval: dict[str, Problem]) -> None:
     assert "def encode_cyclic" in humaneval["HumanEval/38"].setup
     assert not humaneval["HumanEval/0"].setup
+
+
+def passes(problem: Problem, program: str) -> bool:
+    space: dict[str, Any] = {}
+    exec(program, space)
+    try:
+        for test in problem.tests:
+            own = dict(space)
+            exec(test.check if isinstance(test, CheckTest) else test.code if isinstance(test, AssertTest) else "", own)
+            if isinstance(test, CheckTest):
+                own["check"](own[problem.entry_point])
+    except AssertionError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "import math\ndef check(candidate):\n    assert math.isclose(candidate(1), 2)\n",
+        "def two(x):\n    return x == 2\ndef check(candidate):\n    assert two(candidate(1))\n",
+        "def check(candidate):\n    def two(x):\n        return x == 2\n    assert two(candidate(1))\n",
+        "def check(candidate):\n    def inner():\n        assert candidate(1) == 2\n    inner()\n",
+        "def check(candidate):\n    got = candidate(1)\n    assert got == 2\n    assert candidate(2) == 3\n",
+        "def check(candidate):\n    got = candidate(1)\n    assert got == candidate(0) + 1\n",
+        "def check(candidate):\n    xs = [1]\n    xs.append(2)\n    assert [candidate(x) for x in xs] == [2, 3]\n",
+        "def check(candidate):\n    assert (a := candidate(1)) == 2\n    assert a + candidate(2) == 5\n",
+        "def check(candidate):\n    xs = []\n    for i in range(3):\n        xs.append(candidate(i))\n"
+        "        assert len(xs) == i + 1\n    assert xs == [1, 2, 3]\n",
+        "def check(candidate, one=1):\n    assert candidate(one) == 2\n",
+        "def check(candidate):\n    try:\n        candidate('a')\n    except TypeError:\n        pass\n"
+        "    assert candidate(1) == 2\n",
+    ],
+)
+def test_a_check_that_cannot_be_split_is_one_test(test: str) -> None:
+    (problem,) = read_humaneval([("x", HUMANEVAL | {"test": test})])
+    assert problem.tests == (CheckTest(test),) and problem.n_public == 0
+    assert passes(problem, "def f(a):\n    return a + 1\n")
+    assert not passes(problem, "def f(a):\n    return 7\n")
+
+
+def test_asserts_take_the_imports_and_values_before_them_along() -> None:
+    test = 'METADATA = {}\ndef check(candidate):\n    """One."""\n    import math\n    x = 1\n    assert True\n'
+    test += "    assert candidate(x) == 2\n    x += 1\n    assert math.isclose(candidate(x), 3)\n"
+    (problem,) = read_humaneval([("x", HUMANEVAL | {"test": test})])
+    assert problem.tests == (
+        AssertTest("import math\nx = 1\nassert f(x) == 2"),
+        AssertTest("import math\nx = 1\nx += 1\nassert math.isclose(f(x), 3)"),
+    )
 
 
 # MBPP
