@@ -486,6 +486,7 @@ HUMANEVAL = {
     "test": "def check(candidate):\n    assert candidate(1) == 2\n",
 }
 EVALPLUS = HUMANEVAL | {"base_input": [[1]], "plus_input": []}
+EVALPLUS_MBPP = EVALPLUS | {"task_id": "Mbpp/2", "base_input": [[[1], [2]]]}
 EVALPLUS_HUB = HUMANEVAL | {"test": "inputs = [[1]]\nfor inp in inputs:\n    assertion(f(*inp), 2, 0)\n"}
 MBPP = {"task_id": 11, "text": "Add one.", "code": "def f(a):\n    return a + 1\n", "test_list": ["assert f(1) == 2"]}
 APPS = {"id": 7, "question": "Double.", "input_output": {"inputs": ["1\n"], "outputs": ["2\n"]}}
@@ -500,6 +501,12 @@ CONTEST = {"name": "1_A", "description": "Double.", "public_tests": {"input": ["
         ("humaneval", HUMANEVAL, {"test": "def check():\n    pass"}, "field 'test'"),
         ("evalplus", EVALPLUS, {"prompt": "\0"}, "field 'prompt' is not Python"),
         ("evalplus", EVALPLUS_HUB, {"test": "inputs = ["}, "field 'test' is not Python"),
+        ("evalplus", EVALPLUS, {"base_input": [[1], [float("nan")]]}, "field 'base_input[1]' (NaN has no literal)"),
+        ("evalplus", EVALPLUS_MBPP, {"plus_input": [[5]]}, "field 'plus_input[0]'"),
+        ("evalplus", EVALPLUS_MBPP, {"base_input": [[[float("nan")]]]}, "field 'base_input[0]' (NaN"),
+        ("evalplus", EVALPLUS_MBPP, {"task_id": "Mbpp/124", "plus_input": [["x"]]}, "field 'base_input[0]'"),
+        ("evalplus", EVALPLUS_HUB, {"test": EVALPLUS_HUB["test"].replace("[[1]]", "1")}, "lists no inputs"),
+        ("evalplus", EVALPLUS_HUB, {"test": EVALPLUS_HUB["test"].replace("[[1]]", "[[{[1]}]]")}, "field 'test'"),
         ("mbpp", MBPP, {"code": "def f(a): return ("}, "field 'code' is not Python"),
         ("mbpp", MBPP, {"test_list": ["assert f(1) == 2", "assert f(1) =="]}, "field 'test_list' is not Python"),
         ("mbpp", MBPP, {"test_imports": [1]}, "field 'test_imports'"),
@@ -507,6 +514,13 @@ CONTEST = {"name": "1_A", "description": "Double.", "public_tests": {"input": ["
         ("apps", APPS, {"input_output": {"inputs": "1", "outputs": "2"}}, "field 'input_output'"),
         ("apps", APPS, {"input_output": {"inputs": ["1", "2"], "outputs": ["2"]}}, "both of one length"),
         ("apps", APPS, {"input_output": {"fn_name": 1, "inputs": [[1]], "outputs": [2]}}, "input_output.fn_name"),
+        ("apps", APPS, {"input_output": {"fn_name": "f", "inputs": [[float("nan")]], "outputs": [2]}}, "(NaN"),
+        (
+            "apps",
+            APPS,
+            {"input_output": {"fn_name": "f", "inputs": [[2]], "outputs": [[float("nan")]]}},
+            "outputs' (NaN",
+        ),
         ("apps", APPS, {"solutions": "null"}, "field 'solutions'"),
         ("codecontests", CONTEST, {"public_tests": {"input": ["1"], "output": []}}, "field 'public_tests'"),
         ("codecontests", CONTEST, {"public_tests": [{"input": "1"}]}, "field 'public_tests'"),
