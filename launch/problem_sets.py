@@ -5,7 +5,7 @@ What PPO chooses its best checkpoint by counts as seen, too.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 
 from launch.pins import Pins
@@ -15,6 +15,8 @@ from ledex_ray.problems import Problem
 from ledex_ray.readers import hub_set
 from reward.judge import ready_problems
 
+Load = Callable[[str], Sequence[Problem]]
+"""The problems of a SPEC, ready to be judged: `ready_problems`, or what remembers its answers."""
 TRAINABLE = ("train", "prompt", "")
 CONTAMINATED = " (contaminated)"
 
@@ -30,23 +32,23 @@ def pin_problem_sets(recipe: Recipe, pins: Pins) -> None:
             pins.pin(f"datasets/{hub.path}", hub.revision)
 
 
-def training_problems(recipe: Recipe) -> dict[str, Problem]:
+def training_problems(recipe: Recipe, load: Load = ready_problems) -> dict[str, Problem]:
     """The training sets by id. Raises BadInput where the recipe names test, validation or held-out problems."""
     found: dict[str, Problem] = {}
     for spec in recipe.problems.train_sets:
-        problems = _by_id(_trained_on("problems.train", spec, TRAINABLE), recipe.problems.limit)
+        problems = _by_id(_trained_on("problems.train", spec, TRAINABLE, load), recipe.problems.limit)
         _check_new("problems.train", spec, problems, found)
         found |= problems
     return found
 
 
-def validation_problems(recipe: Recipe) -> dict[str, Problem]:
+def validation_problems(recipe: Recipe, load: Load = ready_problems) -> dict[str, Problem]:
     """The held-in validation set by id."""
     spec = recipe.problems.validation
-    return _by_id(_trained_on("problems.validation", spec, ("validation", *TRAINABLE)), recipe.problems.limit)
+    return _by_id(_trained_on("problems.validation", spec, ("validation", *TRAINABLE), load), recipe.problems.limit)
 
 
-def heldout_problems(recipe: Recipe) -> dict[str, Problem]:
+def heldout_problems(recipe: Recipe, load: Load = ready_problems) -> dict[str, Problem]:
     """All held-out sets by id.
 
     Raises BadInput where two have a problem of one id, or one holds a problem that is trained or validated on, unless
@@ -54,12 +56,12 @@ def heldout_problems(recipe: Recipe) -> dict[str, Problem]:
     shares with another (MBPP's test split repeats some of its training tasks) are no mistake of the recipe: the
     contamination check counts them.
     """
-    trained = [problem for spec in recipe.problems.train_sets for problem in ready_problems(spec)]
-    seen = [*trained, *ready_problems(recipe.problems.validation)]
+    trained = [problem for spec in recipe.problems.train_sets for problem in load(spec)]
+    seen = [*trained, *load(recipe.problems.validation)]
     ids, texts = {(p.benchmark, p.id) for p in seen}, {p.text for p in seen}
     held: dict[str, Problem] = {}
     for spec in recipe.problems.heldout:
-        problems = _limited(ready_problems(spec), recipe.problems.limit)
+        problems = _limited(load(spec), recipe.problems.limit)
         known = next(
             (
                 p
@@ -94,8 +96,8 @@ def _check_new(key: str, spec: str, ids: Iterable[str], found: Container[str]) -
         raise BadInput(f"recipe key '{key}'", f"two of its sets have a problem {twice}", given=spec)
 
 
-def _trained_on(key: str, spec: str, splits: Sequence[str]) -> list[Problem]:
-    problems = ready_problems(spec)
+def _trained_on(key: str, spec: str, splits: Sequence[str], load: Load) -> Sequence[Problem]:
+    problems = load(spec)
     wrong = next((p for p in problems if p.split not in splits), None)
     if wrong is not None:
         raise BadInput(
