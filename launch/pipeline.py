@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,16 +78,18 @@ def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
     from launch.model_cache import resolve_encoder, resolve_model
     from launch.problem_sets import heldout_problems, pin_problem_sets, training_problems, validation_problems
     from reward.arms import resolve_arm
+    from reward.judge import ready_problems
 
     recipe, pins = run.recipe, run.pins
+    load = cache(ready_problems)  # held-out problems are compared with those that are trained on: each set is read once
     pin_problem_sets(recipe, pins)
-    training_problems(recipe)
+    training_problems(recipe, load)
     if "ppo" in stages:
         resolve_arm(recipe.reward.arm)
         resolve_encoder(recipe.reward.encoder, pins)
-        validation_problems(recipe)
+        validation_problems(recipe, load)
     if "evaluate" in stages:
-        held_out = heldout_problems(recipe)
+        held_out = heldout_problems(recipe, load)
         if recipe.evaluation.bug_set is not None:
             named_bugs(recipe.evaluation.bug_set, held_out)
         for name in recipe.evaluation.models.values():

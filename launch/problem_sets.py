@@ -5,7 +5,7 @@ What PPO chooses its best checkpoint by counts as seen, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 
 from launch.pins import Pins
@@ -15,6 +15,8 @@ from ledex_ray.problems import Problem
 from ledex_ray.readers import hub_set
 from reward.judge import ready_problems
 
+Load = Callable[[str], Sequence[Problem]]
+"""The problems of a SPEC, ready to be judged: `ready_problems`, or what remembers its answers."""
 TRAINABLE = ("train", "prompt", "")
 CONTAMINATED = " (contaminated)"
 
@@ -30,37 +32,36 @@ def pin_problem_sets(recipe: Recipe, pins: Pins) -> None:
             pins.pin(f"datasets/{hub.path}", hub.revision)
 
 
-def training_problems(recipe: Recipe) -> dict[str, Problem]:
+def training_problems(recipe: Recipe, load: Load = ready_problems) -> dict[str, Problem]:
     """The training sets by id. Raises BadInput where the recipe names test, validation or held-out problems."""
     found: dict[str, Problem] = {}
     for spec in recipe.problems.train_sets:
-        problems = _by_id(_trained_on("problems.train", spec, TRAINABLE), recipe.problems.limit)
-        twice = next((i for i in problems if i in found), None)
-        if twice is not None:
-            raise BadInput("recipe key 'problems.train'", f"two of its sets have a problem {twice}", given=spec)
+        problems = _by_id(_trained_on("problems.train", spec, TRAINABLE, load), recipe.problems.limit)
+        _check_new("problems.train", spec, problems, found)
         found |= problems
     return found
 
 
-def validation_problems(recipe: Recipe) -> dict[str, Problem]:
+def validation_problems(recipe: Recipe, load: Load = ready_problems) -> dict[str, Problem]:
     """The held-in validation set by id."""
     spec = recipe.problems.validation
-    return _by_id(_trained_on("problems.validation", spec, ("validation", *TRAINABLE)), recipe.problems.limit)
+    return _by_id(_trained_on("problems.validation", spec, ("validation", *TRAINABLE), load), recipe.problems.limit)
 
 
-def heldout_problems(recipe: Recipe) -> dict[str, Problem]:
+def heldout_problems(recipe: Recipe, load: Load = ready_problems) -> dict[str, Problem]:
     """All held-out sets by id.
 
-    Raises BadInput where one holds a problem that is trained or validated on, unless the recipe allows that: then the
-    whole set goes under a benchmark's name of its own. Texts that a published split shares with another (MBPP's test
-    split repeats some of its training tasks) are no mistake of the recipe: the contamination check counts them.
+    Raises BadInput where two have a problem of one id, or one holds a problem that is trained or validated on, unless
+    the recipe allows that: then the whole set goes under a benchmark's name of its own. Texts that a published split
+    shares with another (MBPP's test split repeats some of its training tasks) are no mistake of the recipe: the
+    contamination check counts them.
     """
-    trained = [problem for spec in recipe.problems.train_sets for problem in ready_problems(spec)]
-    seen = [*trained, *ready_problems(recipe.problems.validation)]
+    trained = [problem for spec in recipe.problems.train_sets for problem in load(spec)]
+    seen = [*trained, *load(recipe.problems.validation)]
     ids, texts = {(p.benchmark, p.id) for p in seen}, {p.text for p in seen}
     held: dict[str, Problem] = {}
     for spec in recipe.problems.heldout:
-        problems = _limited(ready_problems(spec), recipe.problems.limit)
+        problems = _limited(load(spec), recipe.problems.limit)
         known = next(
             (
                 p
@@ -76,16 +77,27 @@ def heldout_problems(recipe: Recipe) -> dict[str, Problem]:
                 given=spec,
                 expected="a set that training does not see, e.g. mbppplus@test, or problems.allow_contaminated=true",
             )
-        for problem in problems:
-            benchmark = problem.benchmark + (CONTAMINATED if known is not None else "")
-            # HumanEval and HumanEval+ share their ids.
-            id = f"{benchmark}/{problem.id}"
-            held[id] = replace(problem, id=id, benchmark=benchmark)
+        suffix = CONTAMINATED if known is not None else ""
+        own = [_under_benchmark(problem, problem.benchmark + suffix) for problem in problems]
+        _check_new("problems.heldout", spec, (problem.id for problem in own), held)
+        held |= {problem.id: problem for problem in own}
     return held
 
 
-def _trained_on(key: str, spec: str, splits: Sequence[str]) -> list[Problem]:
-    problems = ready_problems(spec)
+def _under_benchmark(problem: Problem, benchmark: str) -> Problem:
+    """The problem with its benchmark's name before its id: HumanEval and HumanEval+ share their ids."""
+    return replace(problem, id=f"{benchmark}/{problem.id}", benchmark=benchmark)
+
+
+def _check_new(key: str, spec: str, ids: Iterable[str], found: Container[str]) -> None:
+    """Raises BadInput where a set has an id that a set before it had: one of the two problems would be lost."""
+    twice = next((id for id in ids if id in found), None)
+    if twice is not None:
+        raise BadInput(f"recipe key '{key}'", f"two of its sets have a problem {twice}", given=spec)
+
+
+def _trained_on(key: str, spec: str, splits: Sequence[str], load: Load) -> Sequence[Problem]:
+    problems = load(spec)
     wrong = next((p for p in problems if p.split not in splits), None)
     if wrong is not None:
         raise BadInput(

@@ -52,6 +52,8 @@ def check_flags(
         raise BadInput(samples, "no such file", expected="a JSONL file, or - for standard input")
     if out is not None and not out.parent.is_dir():
         raise BadInput(str(out), "its folder does not exist")
+    if out is not None and out.is_dir():
+        raise BadInput("--out", "is a folder", given=str(out), expected="a file, which may exist already")
 
 
 def with_limits(problem: Problem, cpu_seconds: float | None, memory: int | None) -> Problem:

@@ -216,7 +216,7 @@ class RewardConfig(Section):
 
     @model_validator(mode="after")
     def _weights_are_shares(self) -> RewardConfig:
-        if min(self.codebleu_weights) < 0 or abs(sum(self.codebleu_weights) - 1) > 1e-6:
+        if not all(w >= 0 for w in self.codebleu_weights) or abs(sum(self.codebleu_weights) - 1) > 1e-6:
             raise ValueError("reward.codebleu_weights must be four numbers from 0 with sum 1")
         return self
 

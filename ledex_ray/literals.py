@@ -40,6 +40,14 @@ def to_literal(value: object) -> str:
     raise ValueError(f"{type(value).__name__} has no literal")
 
 
+def field_literal(value: object, where: str, field: str, expected: str = "plain data without NaN") -> str:
+    """The literal text of a value that a user gave; BadInput names the field, the value and what it should be."""
+    try:
+        return to_literal(value)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(where, f"field '{field}' ({error})", given=value, expected=expected) from error
+
+
 def check_literal(text: str, where: str, field: str, expected: str) -> object:
     """The value of a literal given by a user; BadInput names the field and what it should be."""
     try:

@@ -30,7 +30,7 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise BadInput(str(path), f"cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that there is not
         raise BadInput(str(path), f"is not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(tree, dict):
         raise BadInput(str(path), "holds no mapping", given=tree, expected="keys such as 'model' and 'sft'")
@@ -97,8 +97,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise BadInput("override", "is not of the form key=value", given=override, expected="e.g. sft.epochs=1")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadInput(f"override {key}", "value is not valid YAML", given=text) from error
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise BadInput(f"override {key}", f"value is not valid YAML ({reason})", given=text) from error
     if isinstance(value, str):  # YAML reads 2e-6 as text: its floats need a dot
         with contextlib.suppress(ValueError):
             value = float(value)

@@ -207,11 +207,13 @@ def write_records(path: str | Path, records: Iterable[Any], cls: type | None = N
 
 def read_records(path: str | Path, cls: type[R]) -> list[R]:
     """The records of a Parquet file, or of every one in a folder by name. BadInput where they are not such records."""
-    if "://" in str(path):
-        filesystem, inner = fs.FileSystem.from_uri(str(path))
-    else:
-        filesystem, inner = fs.LocalFileSystem(), str(path)
-    kind = filesystem.get_file_info(inner).type
+    try:
+        filesystem, inner = (
+            fs.FileSystem.from_uri(str(path)) if "://" in str(path) else (fs.LocalFileSystem(), str(path))
+        )
+        kind = filesystem.get_file_info(inner).type
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BadInput(str(path), f"cannot be read ({error})", expected="a path or an object store's URI") from error
     if kind == fs.FileType.NotFound:
         raise BadInput(str(path), "no such file or folder")
     files = [inner]

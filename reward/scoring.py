@@ -102,7 +102,7 @@ def score_many(
 
 def check_weights(weights: Sequence[float], where: str = "reward.codebleu_weights") -> None:
     """Raises BadInput unless these are four weights of CodeBLEU: none negative, sum 1."""
-    if len(weights) != 4 or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+    if len(weights) != 4 or not all(w >= 0 for w in weights) or abs(sum(weights) - 1) > 1e-6:
         raise BadInput(where, "are no weights", given=tuple(weights), expected="four numbers from 0 with sum 1")
 
 

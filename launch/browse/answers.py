@@ -19,7 +19,7 @@ from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
 from ledex_ray.prompts import PROMPT_VERSION, Prompt, refine_prompt, show_test, solve_prompt
-from ledex_ray.readers import load_problems
+from ledex_ray.readers import load_problems, needs_expected, resolve_expected
 from ledex_ray.records import SAMPLED, Instruction
 from reward.scorer import Scorer
 from reward.terms import TextJob
@@ -93,6 +93,11 @@ class Reader:
                     found[id] = replace(problem, id=id)
         return found
 
+    def _asked(self, light: Mapping[str, Any]) -> Problem | None:
+        """The problem of an answer as the run had it; None where its tests are not known in full here."""
+        problem = self.problems.get(light["problem"])
+        return None if problem is None or needs_expected(problem) else problem
+
     def answer(self, file: str, row: int) -> Answer | None:
         """The answer at a place of the run; None where the index has none there."""
         light = self.index.row(file, row)
@@ -108,7 +113,7 @@ class Reader:
     def _attempt(self, light: Mapping[str, Any], full: Mapping[str, Any]) -> Answer:
         """A first solution, or a refinement of one."""
         verdict, made, wrong = full["verdict"], full["provenance"], self._parent(light)
-        shots, problem = self.recipe.synthesis.shots, self.problems.get(light["problem"])
+        shots, problem = self.recipe.synthesis.shots, self._asked(light)
         feedback = self._feedback(wrong["verdict"]) if wrong else ""
         prompt: Prompt | None = None
         if problem and made["source"] in SAMPLED:
@@ -142,7 +147,7 @@ class Reader:
 
     def _sample(self, light: Mapping[str, Any], full: Mapping[str, Any]) -> Answer:
         """An answer of an evaluation."""
-        problem, asked, parent = self.problems.get(light["problem"]), full["mode"], self._parent(light)
+        problem, asked, parent = self._asked(light), full["mode"], self._parent(light)
         feedback = full.get("shown_feedback") or (parent["feedback"] if parent and _told(asked) else "")
         shots = self.recipe.evaluation.shots if full["stage"] == "prompt" else 0
         prompt: Prompt | None = None
@@ -264,7 +269,7 @@ class Reader:
             facts=facts,
             sections=[s for s in sections if s.body.text],
             diff=side_by_side(body["wrong_code"].text, body["code"].text) if both else (),
-            tests=judged_tests(tests, self.problems.get(light["problem"])),
+            tests=judged_tests(tests, self._asked(light)),
             n_tests=len(tests),
             tokens=(),
             terms=(),
@@ -322,7 +327,8 @@ def _as_text(prompt: Prompt | None) -> str:
 
 
 def _readable(spec: str) -> list[Problem]:
+    """The problems of a SPEC, with what the cache has of their expected values: nothing is run for a look at them."""
     try:
-        return load_problems(spec)
+        return resolve_expected(load_problems(spec), None)
     except BadInput:
         return []  # a run may be looked at where its problems are not: its prompts are then not shown

@@ -98,15 +98,10 @@ def load_problems(spec: str, run_canonical: RunCanonical | None = None) -> list[
             apps_folders(parts.path) if parts.path.is_dir() and parts.name == "apps" else rows(parts.path)
         )
     if parts.split:
-        present = sorted({p.split for p in problems} - {""})
+        present = {p.split for p in problems} - {""}
         problems = [p for p in problems if p.split == parts.split]
         if not problems:
-            raise BadInput(
-                f"problems '{spec}'",
-                "has no such split",
-                given=parts.split,
-                expected=" or ".join(present) or "no split: this set has none",
-            )
+            raise sources.no_such_split(spec, parts.split, present)
     if not problems:
         raise BadInput(f"problems '{spec}'", "holds no problem")
     return resolve_expected(problems, run_canonical) if run_canonical else problems
@@ -124,5 +119,5 @@ def _named(parts: Spec) -> list[Problem]:
         from ledex_ray.bundled import load_bundled  # it reads through this package
 
         return load_bundled()
-    found = sources.find(parts.name)
+    found = sources.find(parts.name, parts.split)
     return FORMATS[found.format](found.rows)

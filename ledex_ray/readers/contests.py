@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ledex_ray.errors import BadInput
-from ledex_ray.literals import to_literal
+from ledex_ray.literals import field_literal
 from ledex_ray.problems import CallTest, Problem, StdioTest, Test
 from ledex_ray.readers.files import Row, read_text, text_field
 
@@ -126,7 +126,8 @@ def _call_tests(pairs: list[tuple[Any, Any]], method: bool, where: str) -> tuple
             raise BadInput(where, "field 'input_output.inputs'", given=given, expected="a list of arguments a case")
         args = tuple(map(_numbered_keys, given))
         expected = _numbered_keys(output[0] if wrapped else output)
-        tests.append(CallTest(to_literal(args), to_literal(expected), compare="json"))
+        arguments = field_literal(args, where, "input_output.inputs")
+        tests.append(CallTest(arguments, field_literal(expected, where, "input_output.outputs"), compare="json"))
     return tuple(tests)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ledex_ray.errors import BadInput
-from ledex_ray.literals import to_literal
+from ledex_ray.literals import field_literal
 from ledex_ray.problems import AssertTest, CallTest, OracleTest, Problem, Test
 from ledex_ray.readers.docstrings import shown_calls
 from ledex_ray.readers.evalplus_hub import file_row
@@ -23,6 +23,7 @@ from ledex_ray.readers.humaneval import docstring_of, helpers
 from ledex_ray.readers.mbpp import split_of
 
 PENDING = "__EXPECTED__"
+Restorer = Callable[[list[Any]], Iterable[Any]]
 
 SET_TASKS = frozenset(
     {
@@ -83,21 +84,31 @@ def _problem(row: Row, where: str) -> Problem:
     raise BadInput(where, "field 'task_id'", given=task_id, expected='"HumanEval/<number>" or "Mbpp/<number>"')
 
 
-def _inputs(row: Row, where: str) -> list[list[Any]]:
-    """Base inputs, then plus inputs; one file has `{}` where a task has no plus inputs."""
-    inputs: list[list[Any]] = []
+def _inputs(row: Row, where: str, restore: Restorer = list) -> list[str]:
+    """The arguments of base inputs, then of plus inputs; one file has `{}` where a task has no plus inputs."""
+    inputs: list[str] = []
     for field in ("base_input", "plus_input"):
         given = row.get(field)
         if given != {} and not (isinstance(given, list) and all(isinstance(i, list | tuple) for i in given)):
             raise BadInput(where, f"field '{field}'", given=given, expected="a list of argument lists")
-        inputs += list(given or [])
+        inputs += [_arguments(list(i), restore, where, f"{field}[{index}]") for index, i in enumerate(given or [])]
     return inputs
+
+
+def _arguments(given: list[Any], restore: Restorer, where: str, field: str) -> str:
+    try:
+        restored = tuple(restore(given))
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        raise BadInput(
+            where, f"field '{field}' ({error})", given=given, expected="the arguments that this task takes"
+        ) from error
+    return field_literal(restored, where, field)
 
 
 def _humaneval(row: Row, task_id: str, where: str) -> Problem:
     name, prompt = text_field(row, "entry_point", where), text_field(row, "prompt", where)
     docstring = docstring_of(prompt, name, where)
-    arguments = [to_literal(tuple(args)) for args in _inputs(row, where)]
+    arguments = _inputs(row, where)
     n_base = len(row["base_input"])
     shown = shown_calls(docstring, [_listed(a) for a in arguments[:n_base]])
     order = [*shown, *(i for i in range(len(arguments)) if i not in set(shown))]
@@ -123,8 +134,7 @@ def _listed(arguments: str) -> str:
 
 def _mbpp(row: Row, task_id: str, number: int, where: str) -> Problem:
     name, prompt = text_field(row, "entry_point", where), text_field(row, "prompt", where)
-    restore = tuple if row.get("restored") else restorer(number)
-    arguments = [to_literal(tuple(restore(list(args)))) for args in _inputs(row, where)]
+    arguments = _inputs(row, where, list if row.get("restored") else restorer(number))
     text = "\n".join(line for line in prompt.strip().strip('"').strip().splitlines() if not line.startswith("assert"))
     return Problem(
         id=task_id,
@@ -217,7 +227,6 @@ SECOND_TUPLE = frozenset({106, 750})
 FIRST_TUPLE = frozenset({250, 307, 405, 446, 617, 720, 763, 808})
 TUPLES_OF_TUPLES = frozenset({259, 401, 445})
 ALL_TUPLES = frozenset({580, 615, 791})
-Restorer = Callable[[list[Any]], Iterable[Any]]
 
 
 def restorer(number: int) -> Restorer:

@@ -41,6 +41,8 @@ def file_row(row: Row, where: str) -> Row:
     if "inputs" not in assigned or call is None:
         raise BadInput(where, "field 'test' lists no inputs", given=row["test"], expected="EvalPlus' layout")
     inputs = _literal(assigned["inputs"], where)
+    if not isinstance(inputs, list):
+        raise BadInput(where, "field 'test' lists no inputs", given=inputs, expected="a list of argument lists")
     if "entry_point" in row:  # HumanEval+
         return {**row, "base_input": inputs, "plus_input": [], "atol": _literal(call.args[2], where)}
     tested = call.args[0]
@@ -67,5 +69,5 @@ def _literal(node: ast.expr, where: str) -> Any:
 
     try:
         return ast.literal_eval(ast.fix_missing_locations(Infinity().visit(node)))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise BadInput(where, f"field 'test' holds inputs that are no literals ({error})") from error

@@ -43,22 +43,25 @@ def needs_expected(problem: Problem) -> bool:
     return any(pending_arguments(test) is not None for test in problem.tests)
 
 
-def resolve_expected(problems: Iterable[Problem], run_canonical: RunCanonical) -> list[Problem]:
+def resolve_expected(problems: Iterable[Problem], run_canonical: RunCanonical | None) -> list[Problem]:
     """The same problems with every expected value known, from the cache or from `run_canonical`.
 
-    A problem gets a CPU limit of its own where its reference solution needs more than a quarter of the default. Where
-    tests were left out that cost is mostly theirs, and the default stays.
+    Without `run_canonical` those that the cache lacks stay pending. A problem gets a CPU limit of its own where its
+    reference solution needs more than a quarter of the default. Where tests were left out that cost is mostly theirs,
+    and the default stays.
     """
     return [_resolve(p, run_canonical) if needs_expected(p) else p for p in problems]
 
 
-def _resolve(problem: Problem, run_canonical: RunCanonical) -> Problem:
+def _resolve(problem: Problem, run_canonical: RunCanonical | None) -> Problem:
     arguments = [a for a in map(pending_arguments, problem.tests) if a is not None]
     arguments = list(dict.fromkeys(arguments))
     path = cache_folder() / "expected" / f"{_digest(problem, arguments)}.json"
     if path.exists():
         stored = json.loads(path.read_text())
         run = CanonicalRun(tuple(stored["values"]), stored["cpu_seconds"])
+    elif run_canonical is None:
+        return problem
     else:
         run = run_canonical(problem, arguments)
         assert len(run.values) == len(arguments), f"{problem.id}: {len(run.values)} values for {len(arguments)} calls"

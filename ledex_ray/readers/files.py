@@ -16,6 +16,8 @@ from ledex_ray.errors import BadInput
 
 Row = dict[str, Any]
 SPLIT_FILES = ("train", "validation", "valid", "test")
+UNREAD = frozenset({"incorrect_solutions"})  # columns that no reader asks for: this one is most of CodeContests
+PARQUET_ROWS = 32  # decoded at once: a row of CodeContests may hold megabytes
 
 
 def read_text(path: Path) -> str:
@@ -66,14 +68,7 @@ def rows(path: Path) -> Iterator[tuple[str, Row]]:
 
 def _rows(path: Path) -> Iterator[tuple[str, Row]]:
     if path.suffix == ".parquet":
-        import pyarrow as pa  # on call: only CodeContests and hub downloads are Parquet
-        import pyarrow.parquet as pq
-
-        try:
-            listed = pq.read_table(path).to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise BadInput(str(path), f"is not a readable Parquet file ({error})") from error
-        for number, row in enumerate(listed, start=1):
+        for number, row in enumerate(_parquet_rows(path), start=1):
             yield f"{path}:{number}", row
     elif path.suffix == ".json":
         try:
@@ -86,6 +81,19 @@ def _rows(path: Path) -> Iterator[tuple[str, Row]]:
             yield f"{path}[{number}]", row
     else:
         yield from json_lines(path)
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow as pa  # on call: only CodeContests and hub downloads are Parquet
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            read = [name for name in file.schema_arrow.names if name not in UNREAD]
+            for batch in file.iter_batches(PARQUET_ROWS, columns=read):
+                yield from batch.to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BadInput(str(path), f"is not a readable Parquet file ({error})") from error
 
 
 def text_field(row: Row, name: str, where: str, *, required: bool = True) -> str:

@@ -1,5 +1,8 @@
 """HumanEval (Chen et al. 2021): each assert of `check` that stands alone is a test, else `check` is one.
 
+The published file is split so throughout, but for loops. Where a row of another origin has code beside `check`, or
+lines in it that cannot be moved (functions, calls, values made by the candidate), the whole of `test` is one test.
+
 Public are the asserts of `check` that the docstring shows as examples, put in front. In 35 problems `check` repeats no
 example, so no test is public: running the docstring's own ones as well would change verdicts (some answers that pass
 `check` fail an example). Left out are asserts that never call the candidate, since they pass for any program.
@@ -14,6 +17,9 @@ from ledex_ray.errors import BadInput
 from ledex_ray.problems import AssertTest, CheckTest, Problem, Test
 from ledex_ray.readers.docstrings import shown_calls
 from ledex_ray.readers.files import Row, parse_python, text_field
+
+PREPARATION = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Import, ast.ImportFrom)
+BLOCKS = (ast.For, ast.While, ast.If, ast.With, ast.Try)
 
 
 def read_humaneval(rows: Iterable[tuple[str, Row]]) -> list[Problem]:
@@ -60,15 +66,59 @@ def helpers(prompt: str, name: str, where: str) -> str:
 
 def split_check(test: str, prompt: str, name: str, where: str) -> tuple[tuple[Test, ...], int]:
     """The tests of a `check` function, public ones first, and how many are public."""
-    body = parse_python(test, "test", where).body
-    check = next((n for n in body if isinstance(n, ast.FunctionDef) and n.name == "check"), None)
+    tree = parse_python(test, "test", where)
+    check = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "check"), None)
     if check is None or not check.args.args:
         raise BadInput(where, "field 'test'", given=test, expected="code that defines check(candidate)")
-    tests = _split_body(check, test, name)
+    tests: list[Test] = _split_body(check, test, name) if _can_split(tree, check) else [CheckTest(test)]
     calls = [_single_call(t.code, name) if isinstance(t, AssertTest) else None for t in tests]
     shown = shown_calls(docstring_of(prompt, name, where), calls)
     hidden = [i for i in range(len(tests)) if i not in set(shown)]
     return tuple(tests[i] for i in (*shown, *hidden)), len(shown)
+
+
+def _can_split(tree: ast.Module, check: ast.FunctionDef) -> bool:
+    """Whether each assert of `check` needs no more than the assignments and imports before it."""
+    parameter = check.args.args[0].arg
+    beside = (n for n in tree.body if n is not check)
+    if ast.unparse(check.args) != parameter or not all(map(_is_metadata, beside)):
+        return False
+    prepared: set[str] = set()
+    shared: set[str] = set()  # names through which an earlier test could act on a later one
+    for statement in check.body:
+        names = _names(statement)
+        if shared & names:
+            return False
+        if isinstance(statement, ast.Assert):
+            if parameter not in names and prepared & names:
+                return False
+            shared |= _bound(statement)
+        elif isinstance(statement, PREPARATION):
+            if parameter in names:
+                return False
+            prepared |= _bound(statement)
+        elif isinstance(statement, BLOCKS) and _holds_assert(statement):
+            shared |= names - {parameter}
+        elif not _does_nothing(statement):
+            return False
+    return True
+
+
+def _is_metadata(statement: ast.stmt) -> bool:
+    return _does_nothing(statement) or (
+        isinstance(statement, ast.Assign) and [ast.unparse(t) for t in statement.targets] == ["METADATA"]
+    )
+
+
+def _does_nothing(statement: ast.stmt) -> bool:
+    """A docstring, `pass`, or a name that stands alone, as HumanEval/129 has one."""
+    return isinstance(statement, ast.Pass) or (
+        isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant | ast.Name)
+    )
+
+
+def _holds_assert(statement: ast.stmt) -> bool:
+    return any(isinstance(n, ast.Assert) for n in ast.walk(statement))
 
 
 def _split_body(check: ast.FunctionDef, test: str, name: str) -> list[Test]:
@@ -81,24 +131,25 @@ def _split_body(check: ast.FunctionDef, test: str, name: str) -> list[Test]:
             if parameter in _names(statement.test):
                 code = [*_needed(statement, prepared), ast.Assert(test=_renamed(statement.test, parameter, name))]
                 tests.append(AssertTest("\n".join(ast.unparse(n) for n in code)))
-        elif any(isinstance(n, ast.Assert) for n in ast.walk(statement)):
+        elif _holds_assert(statement):
             alone = ast.FunctionDef(name="check", args=check.args, body=[*prepared, statement], decorator_list=[])
             tests.append(CheckTest(ast.unparse(ast.fix_missing_locations(ast.Module([alone], [])))))
-        elif not isinstance(statement, ast.Expr | ast.Pass):
+        elif isinstance(statement, PREPARATION):
             prepared.append(statement)
     return tests or [CheckTest(test)]
 
 
 def _needed(statement: ast.Assert, prepared: list[ast.stmt]) -> list[ast.stmt]:
     """The preparation lines that an assert depends on: all of them where it reads a name that they bind."""
-    bound = {n.id for p in prepared for n in ast.walk(p) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    bound |= {
-        (a.asname or a.name).split(".")[0]
-        for p in prepared
-        if isinstance(p, ast.Import | ast.ImportFrom)
-        for a in p.names
-    }
+    bound = {name for p in prepared for name in _bound(p)}
     return prepared if bound & _names(statement.test) else []
+
+
+def _bound(statement: ast.stmt) -> set[str]:
+    """The names that a statement binds, imports among them."""
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return {(a.asname or a.name).split(".")[0] for a in statement.names}
+    return {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
 def _names(node: ast.AST) -> set[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ledex_ray.errors import BadInput
-from ledex_ray.literals import check_literal, to_literal
+from ledex_ray.literals import check_literal, field_literal, to_literal
 from ledex_ray.problems import AssertTest, CallTest, CheckTest, Compare, Limits, Problem, StdioTest, Test
 from ledex_ray.readers.files import Row, json_lines, text_field
 
@@ -156,10 +156,7 @@ def _literal(value: object, where: str, field: str, kinds: tuple[type, ...], exp
     read = check_literal(value, where, field, expected) if isinstance(value, str) else value
     if not isinstance(read, kinds):
         raise BadInput(where, f"field '{field}'", given=value, expected=expected)
-    try:
-        to_literal(read)
-    except ValueError as error:
-        raise BadInput(where, f"field '{field}' ({error})", given=value, expected=expected) from error
+    field_literal(read, where, field, expected)
     return read
 
 

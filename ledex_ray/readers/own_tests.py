@@ -36,7 +36,7 @@ def _asserts(path: Path, module: str) -> tuple[Test, ...]:
     for node in tree.body:
         if _is_docstring(node) or _imports_the_program(node, module, f"{path}:{node.lineno}"):
             continue
-        source = ast.get_source_segment(text, node) or ast.unparse(node)
+        source = _source(text, node)
         if isinstance(node, ast.Assert):
             tests.append(AssertTest("\n".join([*before, source])))
         else:
@@ -44,6 +44,13 @@ def _asserts(path: Path, module: str) -> tuple[Test, ...]:
     if not tests:
         raise BadInput(str(path), "holds no assert at top level", expected="lines such as `assert f(1) == 2`")
     return tuple(tests)
+
+
+def _source(text: str, node: ast.stmt) -> str:
+    """The statement as it is written, from its first decorator on."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.decorator_list:
+        node.lineno, node.col_offset = node.decorator_list[0].lineno, 0  # a definition's own place is behind them
+    return ast.get_source_segment(text, node) or ast.unparse(node)
 
 
 def _is_docstring(node: ast.stmt) -> bool:

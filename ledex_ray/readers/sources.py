@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ledex_ray.errors import BadInput
 from ledex_ray.readers.contests import apps_folders
-from ledex_ray.readers.files import Row, rows
+from ledex_ray.readers.files import UNREAD, Row, rows
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,12 @@ class Hub:
     splits: tuple[str, ...]
     config: str | None = None
     files: str = ""  # e.g. "{split}.jsonl", where the set is plain files behind a script
+
+    def named(self, split: str) -> tuple[str, ...]:
+        """Its splits that hold ours, "" meaning every one; a set with one split alone may hold all of ours in it."""
+        if not split or len(self.splits) == 1:
+            return self.splits
+        return tuple(name for name in self.splits if our_split(name) == split)
 
 
 @dataclass(frozen=True)
@@ -87,8 +93,19 @@ class Found:
     rows: Iterable[tuple[str, Row]]
 
 
-def find(name: str) -> Found:
-    """The rows of a named set; BadInput says where it was looked for."""
+def our_split(name: str) -> str:
+    """Our name for a split of the hub's."""
+    return "validation" if name == "valid" else name
+
+
+def no_such_split(spec: str, given: str, present: Iterable[str]) -> BadInput:
+    """What is raised for a split that a set does not have; `present` are those that it has."""
+    expected = " or ".join(sorted(present)) or "no split: this set has none"
+    return BadInput(f"problems '{spec}'", "has no such split", given=given, expected=expected)
+
+
+def find(name: str, split: str = "") -> Found:
+    """The rows of a named set, of the hub's those of `split` alone; BadInput says where the set was looked for."""
     wanted, folder = SETS[name], os.environ.get("LEDEX_DATA", "")
     path = on_this_machine(name)
     if path is not None:
@@ -96,8 +113,10 @@ def find(name: str) -> Found:
             log.warning("problems 'apps': reading the sample in %s, not the whole set", path)
         return Found(wanted.format, apps_folders(path) if path.is_dir() else rows(path))
     place = f"LEDEX_DATA ({folder})" if folder else "LEDEX_DATA (not set)"
+    if not wanted.hub.named(split):
+        raise no_such_split(f"{name}@{split}", split, map(our_split, wanted.hub.splits))
     try:
-        return Found(wanted.format, _from_hub(wanted.hub))
+        return Found(wanted.format, _from_hub(wanted.hub, split))
     except Exception as error:  # whatever stopped `datasets`: no network, no package, another layout; the user is told
         raise BadInput(
             f"problems '{name}'",
@@ -120,17 +139,20 @@ def on_this_machine(name: str) -> Path | None:
     return next((path for path in paths if path.exists()), None)
 
 
-def _from_hub(hub: Hub) -> list[tuple[str, Row]]:
-    """All rows with their split, downloaded once and cached by `datasets`."""
+def _from_hub(hub: Hub, split: str) -> Iterator[tuple[str, Row]]:
+    """Rows with their split, read one by one from what `datasets` has downloaded and cached by the return."""
     import datasets  # the `train` extra; slow to import
 
-    found: list[tuple[str, Row]] = []
-    for split in hub.splits:
+    loaded = {}
+    for name in hub.named(split):
         if hub.files:
-            url = f"hf://datasets/{hub.path}@{hub.revision}/{hub.files.format(split=split)}"
-            data = datasets.load_dataset("json", data_files={split: url}, split=split)
+            url = f"hf://datasets/{hub.path}@{hub.revision}/{hub.files.format(split=name)}"
+            data = datasets.load_dataset("json", data_files={name: url}, split=name)
         else:
-            data = datasets.load_dataset(hub.path, hub.config, split=split, revision=hub.revision)
-        for number, row in enumerate(data, start=1):
-            found.append((f"{hub.path}/{split}:{number}", {"split": split, **row}))
-    return found
+            data = datasets.load_dataset(hub.path, hub.config, split=name, revision=hub.revision)
+        loaded[name] = data.remove_columns([column for column in data.column_names if column in UNREAD])
+    return (
+        (f"{hub.path}/{name}:{number}", {"split": name, **row})
+        for name, data in loaded.items()
+        for number, row in enumerate(data, start=1)
+    )

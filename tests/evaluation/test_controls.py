@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -179,6 +180,15 @@ def test_what_the_best_checkpoint_is_chosen_by_is_refused_as_held_out() -> None:
     chosen_by = {"train": "bundled@train", "validation": "bundled@validation", "heldout": ["bundled@validation"]}
     with pytest.raises(BadInput, match="trained or validated on"):
         heldout_problems(recipe(**chosen_by))
+
+
+def test_two_held_out_sets_that_share_an_id_are_refused(tmp_path: Path) -> None:
+    for name in "ab":
+        row = {"id": "0", "text": f"Task {name}.", "tests": ["assert f(1) == 2"]}
+        (tmp_path / name).write_text(json.dumps(row))
+    sets = [f"jsonl:{tmp_path}/{name}" for name in "ab"]
+    with pytest.raises(BadInput, match=r"problems\.heldout': two of its sets have a problem jsonl/0, got .*/b"):
+        heldout_problems(recipe(train="bundled@train", heldout=sets))
 
 
 def test_the_contamination_check_looks_at_the_validation_set_too(runs_dir: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import re
 import urllib.error
 import urllib.request
@@ -18,15 +19,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launch.browse.answers import Reader
 from launch.browse.app import make_app
 from launch.browse.diff import side_by_side
 from launch.browse.index import Filter, RunIndex
 from launch.browse.tokens import answer_tokens
+from launch.parts import Parts
 from launch.rundir import find_run
 from launch.shown import shown, visible
 from ledex_ray.episode_store import EpisodeStore
 from ledex_ray.errors import BadInput
-from ledex_ray.recipes import load_recipe
+from ledex_ray.prompts import PROMPT_VERSION
+from ledex_ray.readers import CanonicalRun, load_problems
+from ledex_ray.readers.evalplus import PENDING
+from ledex_ray.recipes import load_recipe, recipe_from_tree
+from ledex_ray.records import Attempt, Provenance, Status, TestResult, TestStatus, Verdict
 from tests.evaluation.browser import Page
 from tests.evaluation.sample_run import HOSTILE, RIGHT, WRONG, byte_tokenizer, episode
 from tests.evaluation.serving import served
@@ -162,6 +169,37 @@ def test_each_answer_has_a_page_that_says_what_was_asked_and_what_came(run_root:
     shades = [a["class"] for tag, a in tokens.tags if tag == "span" and (a.get("title") or "").startswith("log-prob")]
     assert any("r-1" in (s or "") and "end" in (s or "") for s in shades) and any("r4" in (s or "") for s in shades)
     assert "Fix it." in tokens.text and "naïve" in tokens.text and "add#0" in tokens.text
+
+
+def test_a_prompt_and_calls_are_shown_with_the_values_they_had_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEDEX_CACHE", str(tmp_path / "cache"))
+    spec = f"evalplus:{tmp_path / 'plus.jsonl'}"
+    code = "def f(n):\n    return 'x' * n\n"
+    row = {"task_id": "Mbpp/1", "prompt": "Repeat.", "entry_point": "f", "canonical_solution": code}
+    inputs = {"base_input": [[2], [9_000_000]], "plus_input": [[3]]}
+    (tmp_path / "plus.jsonl").write_text(json.dumps(row | inputs))
+    root = tmp_path / "run"
+    recipe = recipe_from_tree({"run": "run", "problems": {"train": spec}})
+    passed = tuple(TestResult(n, n == 0, TestStatus.PASSED) for n in range(2))
+    made = Provenance("model", "tiny", PROMPT_VERSION, 1.0, 0, 10, 20)
+    right = Attempt("Mbpp/1#0", "Mbpp/1", 0, code, code, Verdict(Status.PASSED, passed), made, "0")
+    Parts(root / "synthesis/solve", Attempt).append([right])
+
+    def seen() -> tuple[str, list[str]]:
+        index = RunIndex(root)
+        index.refresh()
+        answer = Reader(index, recipe).answer("synthesis/solve/part-000000.parquet", 0)
+        assert answer is not None
+        return answer.raw["prompt"], [test.call for test in answer.tests]
+
+    assert seen() == ("", ["", ""])
+    values = CanonicalRun(("'xx'", None, "'xxx'"))  # the second is too large: its test is left out
+    load_problems(spec, lambda problem, arguments: values)
+    prompt, calls = seen()
+    assert "f(2) == 'xx'" in prompt and PENDING not in prompt
+    assert "f(2)" in calls[0] and "f(3)" in calls[1]
 
 
 def test_a_filter_in_the_address_is_kept_from_answer_to_answer(run_root: Path, serve: Serve) -> None:

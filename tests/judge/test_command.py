@@ -141,6 +141,7 @@ def test_hostile_text_is_rejected_not_bad(problems: str, tmp_path: Path) -> None
     ["--problems", "PROBLEMS", "SAMPLES", "--cpu-seconds", "-1"],
     ["--problems", "PROBLEMS", "SAMPLES", "--memory", "1"],
     ["--problems", "PROBLEMS", "BAD"],
+    ["--problems", "PROBLEMS", "SAMPLES", "--out", "FOLDER"],
     ["SAMPLES"],
 ])  # fmt: skip
 def test_bad_usage_leaves_the_output_untouched(problems: str, tmp_path: Path, arguments: list[str]) -> None:
@@ -148,8 +149,8 @@ def test_bad_usage_leaves_the_output_untouched(problems: str, tmp_path: Path, ar
     out.write_text("as it was")
     good = samples(tmp_path, {"task_id": "echo", "solution": "print(input())"})
     (tmp_path / "bad.jsonl").write_text("not json\n")
-    names = {"PROBLEMS": problems, "SAMPLES": good, "BAD": str(tmp_path / "bad.jsonl")}
-    done = ledex("judge", *(names.get(argument, argument) for argument in arguments), "--out", str(out))
+    names = {"PROBLEMS": problems, "SAMPLES": good, "BAD": str(tmp_path / "bad.jsonl"), "FOLDER": str(tmp_path)}
+    done = ledex("judge", "--out", str(out), *(names.get(argument, argument) for argument in arguments))
     assert done.returncode == 2, done.stderr
     assert out.read_text() == "as it was"
     assert sorted(path.name for path in tmp_path.iterdir()) == [

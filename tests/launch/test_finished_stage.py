@@ -10,7 +10,9 @@ from launch.pipeline import FOLDERS, run_recipe
 from launch.rundir import RunDirectory
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
+from ledex_ray.problems import Problem
 from ledex_ray.recipes import recipe_from_tree
+from reward.judge import ready_problems
 
 
 def trained(recipe: Recipe, *finished: str) -> Path:
@@ -47,6 +49,20 @@ def test_a_recipe_may_keep_them(runs_dir: Path) -> None:
     root = trained(recipe, *recipe.stages)
     run_recipe(recipe)
     assert len(list(root.glob("*/checkpoints/*/MANIFEST.json"))) == 4
+
+
+def test_each_problem_set_is_read_once_before_the_stages_begin(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counted(spec: str) -> list[Problem]:
+        read.append(spec)
+        return ready_problems(spec)
+
+    monkeypatch.setattr("reward.judge.ready_problems", counted)
+    recipe = recipe_from_tree({"stages": ["ppo", "evaluate"], "evaluation": {"models": {"none": "/nowhere"}}})
+    with pytest.raises(BadInput, match="/nowhere"):  # found after the problem sets
+        run_recipe(recipe)
+    assert sorted(read) == ["bundled@heldout", "bundled@train", "bundled@validation"]
 
 
 def test_more_iterations_are_another_recipe_so_that_nothing_goes_on_from_a_finished_stage(runs_dir: Path) -> None:

@@ -38,6 +38,14 @@ def test_each_assert_is_a_test_with_what_stands_before_it_and_names_of_the_progr
         assert judge.judge(problem, PROGRAM.replace("return 0", "return sum(xs)")).passed
 
 
+def test_decorators_of_what_stands_before_an_assert_are_kept(tmp_path: Path) -> None:
+    tests = "from dataclasses import dataclass\n\n@dataclass\n# a comment\n@dataclass()\nclass P:\n    x: int\n\n\n"
+    paths = write(tmp_path, sums_py=PROGRAM, tests_py=tests + "assert total([P(1).x, P(2).x]) == 3\n")
+    (test,) = read_problem(paths["sums_py"], paths["tests_py"]).tests
+    assert isinstance(test, AssertTest) and "@dataclass\n# a comment\n@dataclass()\nclass P:" in test.code
+    exec(test.code, {"total": sum})
+
+
 def test_tests_may_be_lines_of_json(tmp_path: Path) -> None:
     lines = [json.dumps({"args": "([1, 2],)", "expected": "3"}), json.dumps("assert total([]) == 0")]
     paths = write(tmp_path, sums_py=PROGRAM, tests_jsonl="\n".join(lines))

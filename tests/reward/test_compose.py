@@ -25,6 +25,7 @@ from reward.compose import (
     place,
     references_for,
 )
+from reward.scoring import check_weights
 from reward.terms import CodeBleuScore, TextTerms
 
 UNTIMED = settings(deadline=None)  # a busy machine is no failure
@@ -234,9 +235,12 @@ class TestPlacement:
             place(Reward(1.0, 1.0), 3, end)
 
 
-def test_weights_that_are_no_shares_are_refused_when_a_recipe_is_read() -> None:
+@pytest.mark.parametrize("weights", [[1, 1, 0, 0], [0.25, float("nan"), 0.25, 0.25], [float("nan"), 1, 0, 0]])
+def test_weights_that_are_no_shares_are_refused_when_a_recipe_or_a_flag_is_read(weights: list[float]) -> None:
     with pytest.raises(BadInput, match="sum 1"):
-        recipe_from_tree({"reward": {"codebleu_weights": [1, 1, 0, 0]}})
+        recipe_from_tree({"reward": {"codebleu_weights": weights}})
+    with pytest.raises(BadInput, match=r"--weights.*sum 1"):
+        check_weights(weights, "--weights")
 
 
 def test_references_are_distinct_canonical_first_and_bounded() -> None:

@@ -35,6 +35,7 @@ def _file(folder: Path, text: str) -> Path:
         ("run: ../escape", ["run", "../escape"]),
         ("- a list", ["mine.yaml", "mapping"]),
         ("a: [unclosed", ["mine.yaml", "YAML"]),
+        ("run: 2024-13-45", ["mine.yaml", "YAML", "month must be in 1..12"]),
     ],
 )
 def test_a_wrong_recipe_names_what_is_wrong(tmp_path: Path, text: str, parts: list[str]) -> None:
@@ -51,7 +52,7 @@ def test_overrides_reach_nested_keys_and_scientific_numbers(tmp_path: Path) -> N
     assert recipe.evaluation.k == (1,)
 
 
-@pytest.mark.parametrize("override", ["sft.epochs", "=3", "run.x.y=1"])
+@pytest.mark.parametrize("override", ["sft.epochs", "=3", "run.x.y=1", "run=2024-13-45", "run=[a"])
 def test_a_wrong_override_is_refused(tmp_path: Path, override: str) -> None:
     with pytest.raises(BadInput, match="override"):
         load_recipe(_file(tmp_path, "run: a"), [override])

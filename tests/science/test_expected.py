@@ -65,7 +65,7 @@ def load(folder: Path, runner: Runner | None, name: str, code: str, *inputs: lis
 
 def test_without_a_runner_values_stay_pending(tmp_path: Path) -> None:
     problem = load(tmp_path, None, "f", "def f(a):\n    return a\n", [1])
-    assert needs_expected(problem)
+    assert needs_expected(problem) and resolve_expected([problem], None) == [problem]
     assert problem.text == "Do it."
 
 
@@ -76,6 +76,7 @@ def test_values_are_filled_in_and_computed_once(tmp_path: Path, cache: Path) -> 
     assert problem.tests == (CallTest("(1,)", "[1, {1: None}]"), CallTest("('x',)", "['x', {'x': None}]"))
     assert not needs_expected(problem)
     assert load(tmp_path, runner, "f", code, [1], ["x"]) == problem
+    assert resolve_expected([load(tmp_path, None, "f", code, [1], ["x"])], None) == [problem]
     assert runner.runs == 1
     load(tmp_path, runner, "f", code + "# changed\n", [1], ["x"])
     load(tmp_path, runner, "f", code, [1], ["y"])

@@ -6,19 +6,25 @@ Canonical solutions run in the judge's own tests; here a few oracles are checked
 from __future__ import annotations
 
 import ast
+import dataclasses
 import gzip
 import json
+import tracemalloc
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import AssertTest, CallTest, CheckTest, Limits, OracleTest, Problem, StdioTest
-from ledex_ray.readers import by_task_id, load_problems, parse_spec, read_problems, resolve_task_id
+from ledex_ray.readers import by_task_id, files, load_problems, parse_spec, read_problems, resolve_task_id, sources
 from ledex_ray.readers.contests import read_apps, read_codecontests
 from ledex_ray.readers.evalplus import read_evalplus
+from ledex_ray.readers.humaneval import read_humaneval
 
 GOOD: dict[str, Any] = {
     "id": "own/1",
@@ -272,6 +278,55 @@ def test_humaneval_helpers_of_the_prompt_are_set_up(humaneval: dict[str, Problem
     assert not humaneval["HumanEval/0"].setup
 
 
+def passes(problem: Problem, program: str) -> bool:
+    space: dict[str, Any] = {}
+    exec(program, space)
+    try:
+        for test in problem.tests:
+            own = dict(space)
+            exec(test.check if isinstance(test, CheckTest) else test.code if isinstance(test, AssertTest) else "", own)
+            if isinstance(test, CheckTest):
+                own["check"](own[problem.entry_point])
+    except AssertionError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "import math\ndef check(candidate):\n    assert math.isclose(candidate(1), 2)\n",
+        "def two(x):\n    return x == 2\ndef check(candidate):\n    assert two(candidate(1))\n",
+        "def check(candidate):\n    def two(x):\n        return x == 2\n    assert two(candidate(1))\n",
+        "def check(candidate):\n    def inner():\n        assert candidate(1) == 2\n    inner()\n",
+        "def check(candidate):\n    got = candidate(1)\n    assert got == 2\n    assert candidate(2) == 3\n",
+        "def check(candidate):\n    got = candidate(1)\n    assert got == candidate(0) + 1\n",
+        "def check(candidate):\n    xs = [1]\n    xs.append(2)\n    assert [candidate(x) for x in xs] == [2, 3]\n",
+        "def check(candidate):\n    assert (a := candidate(1)) == 2\n    assert a + candidate(2) == 5\n",
+        "def check(candidate):\n    xs = []\n    for i in range(3):\n        xs.append(candidate(i))\n"
+        "        assert len(xs) == i + 1\n    assert xs == [1, 2, 3]\n",
+        "def check(candidate, one=1):\n    assert candidate(one) == 2\n",
+        "def check(candidate):\n    try:\n        candidate('a')\n    except TypeError:\n        pass\n"
+        "    assert candidate(1) == 2\n",
+    ],
+)
+def test_a_check_that_cannot_be_split_is_one_test(test: str) -> None:
+    (problem,) = read_humaneval([("x", HUMANEVAL | {"test": test})])
+    assert problem.tests == (CheckTest(test),) and problem.n_public == 0
+    assert passes(problem, "def f(a):\n    return a + 1\n")
+    assert not passes(problem, "def f(a):\n    return 7\n")
+
+
+def test_asserts_take_the_imports_and_values_before_them_along() -> None:
+    test = 'METADATA = {}\ndef check(candidate):\n    """One."""\n    import math\n    x = 1\n    assert True\n'
+    test += "    assert candidate(x) == 2\n    x += 1\n    assert math.isclose(candidate(x), 3)\n"
+    (problem,) = read_humaneval([("x", HUMANEVAL | {"test": test})])
+    assert problem.tests == (
+        AssertTest("import math\nx = 1\nassert f(x) == 2"),
+        AssertTest("import math\nx = 1\nx += 1\nassert math.isclose(f(x), 3)"),
+    )
+
+
 # MBPP
 
 
@@ -436,6 +491,7 @@ HUMANEVAL = {
     "test": "def check(candidate):\n    assert candidate(1) == 2\n",
 }
 EVALPLUS = HUMANEVAL | {"base_input": [[1]], "plus_input": []}
+EVALPLUS_MBPP = EVALPLUS | {"task_id": "Mbpp/2", "base_input": [[[1], [2]]]}
 EVALPLUS_HUB = HUMANEVAL | {"test": "inputs = [[1]]\nfor inp in inputs:\n    assertion(f(*inp), 2, 0)\n"}
 MBPP = {"task_id": 11, "text": "Add one.", "code": "def f(a):\n    return a + 1\n", "test_list": ["assert f(1) == 2"]}
 APPS = {"id": 7, "question": "Double.", "input_output": {"inputs": ["1\n"], "outputs": ["2\n"]}}
@@ -450,6 +506,12 @@ CONTEST = {"name": "1_A", "description": "Double.", "public_tests": {"input": ["
         ("humaneval", HUMANEVAL, {"test": "def check():\n    pass"}, "field 'test'"),
         ("evalplus", EVALPLUS, {"prompt": "\0"}, "field 'prompt' is not Python"),
         ("evalplus", EVALPLUS_HUB, {"test": "inputs = ["}, "field 'test' is not Python"),
+        ("evalplus", EVALPLUS, {"base_input": [[1], [float("nan")]]}, "field 'base_input[1]' (NaN has no literal)"),
+        ("evalplus", EVALPLUS_MBPP, {"plus_input": [[5]]}, "field 'plus_input[0]'"),
+        ("evalplus", EVALPLUS_MBPP, {"base_input": [[[float("nan")]]]}, "field 'base_input[0]' (NaN"),
+        ("evalplus", EVALPLUS_MBPP, {"task_id": "Mbpp/124", "plus_input": [["x"]]}, "field 'base_input[0]'"),
+        ("evalplus", EVALPLUS_HUB, {"test": EVALPLUS_HUB["test"].replace("[[1]]", "1")}, "lists no inputs"),
+        ("evalplus", EVALPLUS_HUB, {"test": EVALPLUS_HUB["test"].replace("[[1]]", "[[{[1]}]]")}, "field 'test'"),
         ("mbpp", MBPP, {"code": "def f(a): return ("}, "field 'code' is not Python"),
         ("mbpp", MBPP, {"test_list": ["assert f(1) == 2", "assert f(1) =="]}, "field 'test_list' is not Python"),
         ("mbpp", MBPP, {"test_imports": [1]}, "field 'test_imports'"),
@@ -457,6 +519,13 @@ CONTEST = {"name": "1_A", "description": "Double.", "public_tests": {"input": ["
         ("apps", APPS, {"input_output": {"inputs": "1", "outputs": "2"}}, "field 'input_output'"),
         ("apps", APPS, {"input_output": {"inputs": ["1", "2"], "outputs": ["2"]}}, "both of one length"),
         ("apps", APPS, {"input_output": {"fn_name": 1, "inputs": [[1]], "outputs": [2]}}, "input_output.fn_name"),
+        ("apps", APPS, {"input_output": {"fn_name": "f", "inputs": [[float("nan")]], "outputs": [2]}}, "(NaN"),
+        (
+            "apps",
+            APPS,
+            {"input_output": {"fn_name": "f", "inputs": [[2]], "outputs": [[float("nan")]]}},
+            "outputs' (NaN",
+        ),
         ("apps", APPS, {"solutions": "null"}, "field 'solutions'"),
         ("codecontests", CONTEST, {"public_tests": {"input": ["1"], "output": []}}, "field 'public_tests'"),
         ("codecontests", CONTEST, {"public_tests": [{"input": "1"}]}, "field 'public_tests'"),
@@ -505,6 +574,59 @@ def test_a_parquet_file_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_text("no")
     with pytest.raises(BadInput, match="is not a readable Parquet file"):
         load_problems(f"codecontests:{tmp_path / 'a.parquet'}")
+
+
+BIG = "x" * 100_000
+
+
+def contests(folder: Path) -> Path:
+    """CodeContests as the hub has it, a Parquet file for each split, with wide rows: 30 MB in all."""
+    for split, count in (("train", 200), ("test", 2), ("valid", 1)):
+        wide = {"incorrect_solutions": {"language": [3], "solution": [BIG]}, "note": BIG}
+        rows = [CONTEST | {"name": f"{split}_{n}"} | wide for n in range(count)]
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}-00000-of-00001.parquet")
+    named = [f"- {{split: {s}, path: {s}-*.parquet}}" for s in ("train", "test", "valid")]
+    (folder / "README.md").write_text("\n".join(["---", "configs:", "- config_name: default", "  data_files:"]) + "\n")
+    with (folder / "README.md").open("a") as readme:
+        readme.write("".join(f"  {line}\n" for line in named) + "---\n")
+    return folder
+
+
+def most_held(rows: Iterable[tuple[str, dict[str, Any]]]) -> int:
+    """Bytes of Python objects held at once while rows are read and let go; no row has the column that is unread."""
+    tracemalloc.start()
+    for _, row in rows:
+        assert "incorrect_solutions" not in row
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_a_parquet_file_is_read_a_few_rows_at_a_time_and_without_wrong_solutions(tmp_path: Path) -> None:
+    path = contests(tmp_path) / "train-00000-of-00001.parquet"
+    places = [where for where, _ in files.rows(path)]
+    assert places == [f"{path}:{number}" for number in range(1, 201)]
+    assert most_held(files.rows(path)) < 100 * len(BIG)
+    assert [p.id for p in load_problems(f"codecontests:{path}@train")][-1] == "CodeContests/train_199"
+
+
+def test_of_a_set_on_the_hub_the_split_asked_for_is_read_row_by_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.delenv("LEDEX_DATA", raising=False)
+    (tmp_path / "hub").mkdir()
+    known = sources.SETS["codecontests"]
+    local = dataclasses.replace(known.hub, path=str(contests(tmp_path / "hub")))
+    monkeypatch.setitem(sources.SETS, "codecontests", dataclasses.replace(known, hub=local))
+    assert [p.split for p in load_problems("codecontests")] == ["train"] * 200 + ["test"] * 2 + ["validation"]
+    (found,) = sources.find("codecontests", "validation").rows
+    assert found[0] == f"{local.path}/valid:1" and found[1]["split"] == "valid"
+    assert len(load_problems("codecontests@test")) == 2
+    assert most_held(sources.find("codecontests", "train").rows) < 100 * len(BIG)
+    with pytest.raises(BadInput, match="no such split, got 'heldout'; expected test or train or validation"):
+        load_problems("codecontests@heldout")
 
 
 # Ids of samples

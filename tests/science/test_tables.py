@@ -180,6 +180,8 @@ def test_added_field_with_default_reads_old_files_and_one_without_does_not(tmp_p
 def test_missing_and_broken_files_are_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no such file"):
         read_records(tmp_path / "none.parquet", Note)
+    with pytest.raises(BadInput, match=r"^foo://x: cannot be read .*expected a path or an object store's URI"):
+        read_records("foo://x", Note)
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(BadInput, match="not a readable Parquet"):
         read_records(tmp_path / "broken.parquet", Note)
