@@ -41,7 +41,7 @@ def costs(root: Path, recipe: Recipe) -> list[Cost]:
     counted = {
         "synthesize": lambda: _plus(_provenance(root, "solve", "problem_id"), _provenance(root, "refine")),
         "sft": lambda: {"trained": _total(root / "sft" / "metrics", "tokens")},
-        "ppo": lambda: _ppo(root),
+        "ppo": lambda: _ppo(root, recipe.ppo.epochs),
         "evaluate": lambda: _evaluated(root),
     }
     return [
@@ -95,9 +95,9 @@ def _tokens(table: pa.Table, item: list[str]) -> dict[str, int]:
     return {"read": read, "written": written, "verdicts": table.num_rows}
 
 
-def _ppo(root: Path) -> dict[str, int]:
+def _ppo(root: Path, epochs: int) -> dict[str, int]:
     table = _columns(root / "ppo" / "episodes", "[0-9]*.parquet", ["group_id", "loss_mask"])
-    trained = {"trained": _total(root / "ppo" / "metrics", "tokens")}
+    trained = {"trained": epochs * _total(root / "ppo" / "metrics", "tokens")}
     if table is None:
         return trained
     masks = table["loss_mask"].combine_chunks()

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.update(
     DS_ACCELERATOR="cpu",
@@ -27,6 +28,16 @@ os.environ.update(
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs a hub; without this each would wait for one
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.load_profile("untimed")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs for an issue's sake or needs a GPU is slow as well: `-m "not slow"` on its own leaves it out."""
+    for item in items:
+        if any(item.iter_markers("acceptance")) or any(item.iter_markers("gpu")):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

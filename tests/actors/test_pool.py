@@ -283,5 +283,5 @@ class AnyHistory(RuleBasedStateMachine):
         assert sorted(self.out) == sorted(self.added)
 
 
-AnyHistory.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+AnyHistory.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 test_every_item_comes_out_exactly_once = AnyHistory.TestCase

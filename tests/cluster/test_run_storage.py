@@ -150,7 +150,7 @@ def _names(folder: Path) -> set[str]:
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name[0] != "."}
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS, uploads=st.integers(0, 8))
 def test_cut_off_after_any_upload_a_finished_stage_has_all_its_files(
     steps: list[tuple[str, str, bytes]], uploads: int, monkeypatch: pytest.MonkeyPatch

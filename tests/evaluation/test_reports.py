@@ -111,6 +111,8 @@ def test_costs_count_each_prompt_once_and_each_answer_once(runs_dir: Path) -> No
     assert found["synthesize"].read == 10 + 2 * 30  # one problem, two wrong solutions
     assert found["ppo"].trained == 300 and found["ppo"].seconds == 3600 and found["ppo"].gpu_hours == 6.0
     assert found["evaluate"].gpu_hours == pytest.approx(2 * 30 / 3600)
+    twice = run.recipe.model_copy(update={"ppo": run.recipe.ppo.model_copy(update={"epochs": 2})})
+    assert {c.stage: c.trained for c in costs(run.root, twice)}["ppo"] == 600
 
 
 def test_every_worker_of_an_engine_holds_its_gpus() -> None:

@@ -71,20 +71,20 @@ def same(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(VALUES)
 def test_what_goes_in_comes_out(value: Any) -> None:
     assert same(values.from_text(values.to_text(value)), value)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(JSON)
 def test_any_json_is_a_value_or_a_breach(message: Any) -> None:
     with contextlib.suppress(Breach):
         values.from_text(json.dumps(message))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text())
 def test_any_text_is_a_value_or_a_breach(text: str) -> None:
     with contextlib.suppress(Breach):

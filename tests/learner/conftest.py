@@ -7,12 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from tests.learner.hosts import RankHost
-
-settings.register_profile("learner", deadline=None)  # two busy cores
-settings.load_profile("learner")
 
 
 def save_small_llama(folder: Path, seed: int) -> Path:

@@ -35,7 +35,7 @@ def ragged(rows: list[list[tuple[float, float]]]) -> tuple[torch.Tensor, torch.T
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(EPISODES, SHARES, SHARES)
 def test_gae_equals_rllibs_value_targets(rows: list[list[tuple[float, float]]], gamma: float, lam: float) -> None:
     from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets

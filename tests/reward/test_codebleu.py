@@ -115,7 +115,7 @@ def test_many_references_give_the_mean_of_single_scores_not_the_pooled_one() -> 
     assert ours != pytest.approx(pooled, abs=1e-3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.permutations([problem.canonical_solutions[0] for problem in load_bundled()[:8]]), st.booleans())
 def test_the_order_of_references_does_not_matter(references: list[str], repaired: bool) -> None:
     candidate = RENAMED[0]
@@ -177,7 +177,7 @@ class TestRepaired:
             assert 0.0 <= score.score <= 1.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=60), st.text(max_size=60), st.booleans())
 def test_any_text_has_figures_in_range(candidate: str, reference: str, repaired: bool) -> None:
     for value in as_list(CodeBleu().score(candidate, [reference], repaired=repaired)):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ledex_ray.errors import BadInput
@@ -28,7 +28,6 @@ from reward.compose import (
 from reward.scoring import check_weights
 from reward.terms import CodeBleuScore, TextTerms
 
-UNTIMED = settings(deadline=None)  # a busy machine is no failure
 SHARE = st.floats(0, 1)
 ARM_NAMES = st.sampled_from(sorted(ARMS))
 
@@ -58,7 +57,6 @@ def verdict(passed: int, of: int = 4, *, weak: bool = False) -> Verdict:
     return Verdict(Status.PASSED if passed == of else Status.FAILED, results, weak=weak)
 
 
-@UNTIMED
 @given(SHARE, SHARE, SHARE, st.integers(0, 4), st.integers(0, 400), st.floats(0, 200), ARM_NAMES)
 def test_rewards_lie_in_range_and_are_deterministic(
     codebleu: float, repaired: float, wrong: float, passed: int, n_nodes: int, n_ref: float, arm: str
@@ -70,7 +68,6 @@ def test_rewards_lie_in_range_and_are_deterministic(
     assert reward == compose(ARMS[arm], found, verdict(passed), 0.9, explain=True)
 
 
-@UNTIMED
 @given(SHARE, SHARE, SHARE, ARM_NAMES)
 def test_more_tests_passed_never_earn_less(codebleu: float, repaired: float, wrong: float, arm: str) -> None:
     found = terms(codebleu, repaired, wrong)
@@ -78,7 +75,6 @@ def test_more_tests_passed_never_earn_less(codebleu: float, repaired: float, wro
     assert rewards == sorted(rewards)
 
 
-@UNTIMED
 @given(SHARE, SHARE, SHARE, SHARE, SHARE, SHARE, st.integers(0, 3))
 def test_under_hardened_no_wrong_answer_earns_more_than_a_right_one(
     a: float, b: float, c: float, d: float, e: float, f: float, passed: int
@@ -89,7 +85,6 @@ def test_under_hardened_no_wrong_answer_earns_more_than_a_right_one(
     assert wrong <= 0 <= right
 
 
-@UNTIMED
 @given(SHARE, SHARE, SHARE)
 def test_hardened_below_zero_stays_dense(codebleu: float, wrong: float, gain: float) -> None:
     assume(gain > 0.01)

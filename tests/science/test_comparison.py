@@ -34,7 +34,7 @@ def test_difference_is_b_minus_a_and_excludes_zero_where_every_problem_gains() -
     assert 0.2 <= found.low < found.value < found.high <= 0.3
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=20))
 def test_swapping_the_sides_turns_the_sign(pairs: list[tuple[int, int]]) -> None:
     a, b = ({str(i): (5, pair[side]) for i, pair in enumerate(pairs)} for side in (0, 1))

@@ -66,7 +66,7 @@ def test_figures_of_no_problem_are_refused() -> None:
             measure()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(tallies)
 def test_intervals_are_finite_and_hold_the_figure(tally: dict[str, tuple[int, int]]) -> None:
     for estimate in (pass_at_k_estimate(tally, 1, seed=0, resamples=200), rate_estimate(tally, seed=0, resamples=200)):

@@ -80,13 +80,13 @@ class Note:
 NOTE = Note("a", {"x": 1.0, "y": float("inf")}, (1, 2), None, {"k": "v"})
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(trajectories, max_size=3))
 def test_trajectories_survive_a_table(records: list[Trajectory]) -> None:
     assert from_table(to_table(records, Trajectory), Trajectory) == records
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(trajectories)
 def test_trajectories_survive_a_row(record: Trajectory) -> None:
     assert from_row(Trajectory, to_row(record)) == record
