@@ -40,8 +40,10 @@ _PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); import r
 _LENGTH_BYTES = 4
 _MAX_FRAME = 64 * 1024 * 1024
 _START_SECONDS = 120.0
+_STALL_SECONDS = 5.0  # without any use of the processor; what uses it meets the CPU limit, on a busy machine later
+_LONGEST_SECONDS = 300.0  # of silence, whatever is used
 _SPENT = "CPU limit"
-_KILLED, _STALLED = "killed", "wall limit"
+_KILLED, _STALLED = "killed", "stalled"
 _DETERMINISTIC = (_SPENT, "memory limit")  # the text's own doing; anything else is tried once more
 _FROM_OUTSIDE = (_KILLED, _STALLED)  # the machine's doing: a text that uses too much meets the limits above first
 
@@ -158,7 +160,6 @@ class _Child:
 
     def __init__(self, cpu_seconds: float, memory_mb: int) -> None:
         self.n_requests = 0
-        self._stage_wall_seconds = 3 * cpu_seconds + 5  # a backstop: the CPU clock is the limit
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         # An own interpreter with nothing of this one's environment; our import path goes by argument.
         path = [os.path.abspath(entry or ".") for entry in sys.path]
@@ -181,7 +182,7 @@ class _Child:
         os.set_blocking(self._to_child, False)
         os.set_blocking(self._from_child, False)
         self._received = bytearray()
-        if self._receive(time.monotonic() + _START_SECONDS) != {"ready": True}:
+        if self._receive(_START_SECONDS) != {"ready": True}:
             self._process.kill()
             self._process.wait()
             self._errors.seek(0)
@@ -195,10 +196,10 @@ class _Child:
         found: dict[str, Any] = {}
         stage = "answer"
         body = json.dumps(request).encode()
-        if not self._send(len(body).to_bytes(_LENGTH_BYTES, "big") + body, time.monotonic() + self._stage_wall_seconds):
+        if not self._send(len(body).to_bytes(_LENGTH_BYTES, "big") + body):
             return found, stage, self._fault()
         while True:
-            frame = self._receive(time.monotonic() + self._stage_wall_seconds)
+            frame = self._receive(_STALL_SECONDS)
             match frame:
                 case {"found": dict(terms)}:
                     found |= terms
@@ -233,12 +234,12 @@ class _Child:
             return _KILLED
         return f"parser ended by signal {-status}" if status < 0 else f"parser exited with {status}"
 
-    def _send(self, data: bytes, deadline: float) -> bool:
+    def _send(self, data: bytes) -> bool:
         view = memoryview(data)
         poll = select.poll()
         poll.register(self._to_child, select.POLLOUT)
         while view:
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            if not self._ready(poll, _STALL_SECONDS):
                 return False
             try:
                 view = view[os.write(self._to_child, view) :]
@@ -248,12 +249,12 @@ class _Child:
                 return False
         return True
 
-    def _receive(self, deadline: float) -> Any:
-        """The next frame, or None: the child ended, broke the protocol or stayed silent until the deadline."""
-        if not self._fill(_LENGTH_BYTES, deadline):
+    def _receive(self, seconds: float) -> Any:
+        """The next frame, or None: the child ended, broke the protocol or did nothing at all for so long."""
+        if not self._fill(_LENGTH_BYTES, seconds):
             return None
         length = int.from_bytes(self._received[:_LENGTH_BYTES], "big")
-        if length > _MAX_FRAME or not self._fill(_LENGTH_BYTES + length, deadline):
+        if length > _MAX_FRAME or not self._fill(_LENGTH_BYTES + length, seconds):
             return None
         body = bytes(self._received[_LENGTH_BYTES : _LENGTH_BYTES + length])
         del self._received[: _LENGTH_BYTES + length]
@@ -262,11 +263,27 @@ class _Child:
         except ValueError:
             return None
 
-    def _fill(self, n_bytes: int, deadline: float) -> bool:
+    def _ready(self, poll: select.poll, seconds: float) -> bool:
+        """Whether a pipe can be used; False once the child has neither answered nor computed for so long."""
+        used, last = self._cpu_clock(), time.monotonic() + _LONGEST_SECONDS
+        while not poll.poll(seconds * 1000):
+            before, used = used, self._cpu_clock()
+            if used == before or time.monotonic() > last:
+                return False
+        return True
+
+    def _cpu_clock(self) -> float:
+        """Seconds of processor time that the child has had; 0 where it has ended."""
+        try:
+            return time.clock_gettime((~self._process.pid << 3) | 2)  # clock_getcpuclockid(3)
+        except OSError:
+            return 0.0
+
+    def _fill(self, n_bytes: int, seconds: float) -> bool:
         poll = select.poll()
         poll.register(self._from_child, select.POLLIN)
         while len(self._received) < n_bytes:
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            if not self._ready(poll, seconds):
                 return False
             try:
                 data = os.read(self._from_child, 1 << 16)

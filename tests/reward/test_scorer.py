@@ -144,7 +144,7 @@ def test_a_child_that_is_always_killed_is_no_fault_of_the_answer() -> None:
         one(scorer, job(RIGHT))
 
 
-def test_a_child_that_stops_is_replaced_at_the_wall_limit() -> None:
+def test_a_child_that_stops_is_replaced() -> None:
     with Scorer(cpu_seconds=0.1) as scorer:
         expected = one(scorer, job(WRONG))
         child = scorer._child
@@ -152,6 +152,12 @@ def test_a_child_that_stops_is_replaced_at_the_wall_limit() -> None:
         os.kill(child._process.pid, signal.SIGSTOP)
         assert one(scorer, job(WRONG)) == expected
         assert scorer._child is not child
+
+
+def test_a_child_that_computes_is_not_taken_for_one_that_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reward.scorer._STALL_SECONDS", 1.0)
+    with Scorer(cpu_seconds=3.0) as scorer:
+        assert one(scorer, job(NESTED_LOOPS)).unscored == ("codebleu: CPU limit",)
 
 
 def test_terms_in_the_child_equal_those_in_process(scorer: Scorer) -> None:
