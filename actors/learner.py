@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RELEASE_SECONDS = 10.0
+DEATH_SECONDS = 5.0  # that the death of a rank may be known later than what it does to its peers
 P = TypeVar("P", bound=Place)
 
 
@@ -245,6 +246,22 @@ class LearnerGroup:
             self._end()
             raise GangLost(f"{method}: {' '.join(str(error).split())[:300]}") from error
         except ray.exceptions.RayTaskError as error:
+            dead = _died(pending)  # then this rank only noticed, in a collective
             self._end()  # its peers now wait in a collective that will not come
+            if dead is not None:
+                raise GangLost(f"{method}: {' '.join(str(dead).split())[:300]}") from error
             raise error.as_instanceof_cause() from error
         return ray.get(calls)
+
+
+def _died(calls: Sequence[Any]) -> Exception | None:
+    """What tells that a rank among those still called has died; None where none has within a few seconds."""
+    done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=DEATH_SECONDS) if calls else ([], [])
+    for call in done:
+        try:
+            ray.get(call)
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
+            return error
+        except ray.exceptions.RayTaskError:
+            continue
+    return None

@@ -130,7 +130,7 @@ def _universal(
     finally:
         model.engine._config.load_universal_checkpoint = False
         dist.barrier()
-        if rank == 0:
+        if rank == 0 and isinstance(source, Path):  # a copy goes as a whole, and other ranks may convert the next model
             shutil.rmtree(target, ignore_errors=True)
 
 

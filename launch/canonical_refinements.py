@@ -23,7 +23,7 @@ def canonical_refinements(
     problems: Mapping[str, Problem], wrong: Sequence[tuple[Attempt, str]], sandbox: SandboxClient
 ) -> Iterator[Refinement]:
     """One refinement for each (wrong attempt, feedback) whose problem has a canonical solution that passes here."""
-    right = _verdicts([problems[id] for id in dict.fromkeys(attempt.problem_id for attempt, _ in wrong)], sandbox)
+    right = passing_canonicals([problems[id] for id in dict.fromkeys(a.problem_id for a, _ in wrong)], sandbox)
     for attempt, feedback in wrong:
         passing = right[attempt.problem_id]
         if not passing:
@@ -44,18 +44,20 @@ def canonical_refinements(
         )
 
 
-def _verdicts(problems: Sequence[Problem], sandbox: SandboxClient) -> dict[str, dict[str, Verdict]]:
-    """Of each problem the canonical solutions that pass, with their verdicts."""
+def passing_canonicals(
+    problems: Sequence[Problem], sandbox: SandboxClient, most: int | None = None
+) -> dict[str, dict[str, Verdict]]:
+    """By problem those of its first `most` (default: all) canonical solutions that pass, with their verdicts."""
     requests = []
     for problem in problems:
-        for index, code in enumerate(problem.canonical_solutions):
+        for index, code in enumerate(problem.canonical_solutions[:most]):
             job = TextJob(id=f"{problem.id}#{index}", code=code, entry_point=problem.entry_point, codebleu=False)
             requests.append(ScoreRequest(job.id, problem, job, execute=True))
     results = {result.id: executed(result) for result in sandbox.score(requests)}
     return {
         problem.id: {
             code: verdict
-            for index, code in enumerate(problem.canonical_solutions)
+            for index, code in enumerate(problem.canonical_solutions[:most])
             if (verdict := results[f"{problem.id}#{index}"]).passed and not verdict.weak
         }
         for problem in problems

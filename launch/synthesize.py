@@ -12,7 +12,7 @@ from launch.canonical_refinements import SOURCE, canonical_refinements
 from launch.console import log, task
 from launch.endpoint import Endpoint
 from launch.fleet import Fleet
-from launch.jobs import Item, Judged, executed, item_seed, provenance, sample_and_judge
+from launch.jobs import Item, Judged, Unanswered, executed, item_seed, provenance, sample_and_judge
 from launch.parts import Parts, PartWriter
 from launch.rundir import RunDirectory
 from launch.seeding import seeded_trajectories
@@ -202,7 +202,7 @@ def _solve(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem]) -> 
             writer.add(attempts)
             passed, total = passed + sum(a.verdict.passed for a in attempts), total + len(attempts)
             bar.advance(note=f"{passed}/{total} solutions pass")
-    return [a for a in parts.read() if a.provenance.source == "model"]
+    return [a for a in parts.read() if a.provenance.source == "model" and a.problem_id in problems]
 
 
 def _refine(
@@ -215,6 +215,12 @@ def _refine(
     if recipe.synthesis.endpoint is not None:
         endpoint = Endpoint(recipe.synthesis.teacher or "", recipe.synthesis.endpoint)
         _keep(parts, taught(recipe, endpoint, problems, left, fleet.sandbox.client()), len(left))
+        answered = {r.attempt_id for r in parts.read() if r.provenance.source in SAMPLED}
+        if 2 * len(answered) < len(wrong):
+            raise Unanswered(
+                f"the endpoint answered {len(answered)} of {len(wrong)} questions, its reasons are in the log; "
+                "what is done is kept, the same command goes on"
+            )
     else:
         with fleet.teacher(recipe.synthesis.teacher) as (engines, renderer):
             items = [
@@ -239,7 +245,8 @@ def _refine(
             sampled = sample_and_judge(items, problems, fleet, engines)
             rows = ([to_refinement(j, i, model, source, revision) for i in range(len(j.completions))] for j in sampled)
             _keep(parts, rows, len(items))
-    return [r for r in parts.read() if r.provenance.source in SAMPLED]
+    asked = {a.id for a in wrong}
+    return [r for r in parts.read() if r.provenance.source in SAMPLED and r.attempt_id in asked]
 
 
 def _keep(parts: Parts[Refinement], judged: Iterable[list[Refinement]], count: int) -> None:

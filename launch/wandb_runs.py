@@ -1,7 +1,8 @@
 """A run on wandb: one wandb run a stage, grouped under the run's name, with curves, tables of answers, and the report.
 
 The files in the run directory are the source; this mirrors them. No key is written anywhere: wandb reads
-WANDB_API_KEY or its own login. Offline runs lie in the run directory (`wandb sync runs/NAME/wandb/offline-run-*`).
+WANDB_API_KEY or its own login. Offline runs, and those of a server that cannot be reached, lie in the run directory
+(`wandb sync runs/NAME/wandb/offline-run-*`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from launch.console import log
 from launch.rundir import RunDirectory
 
 Mode = Literal["online", "offline", "disabled"]
@@ -61,6 +63,19 @@ class WandbRuns:
         return self._begun[stage]
 
     def _begin(self, stage: str) -> Any:
+        import wandb
+
+        try:
+            return self._init(stage)
+        except (wandb.Error, OSError) as error:
+            if self.mode != "online":
+                raise
+            reason = " ".join(str(error).split())[:300]
+            log.warning("wandb cannot be reached, its runs are kept offline (`wandb sync` sends them): %s", reason)
+            self.mode = "offline"
+            return self._init(stage)
+
+    def _init(self, stage: str) -> Any:
         os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault("WANDB_DISABLE_GIT", "true")
         import wandb
@@ -71,7 +86,7 @@ class WandbRuns:
             group=recipe.run,
             job_type=stage,
             name=f"{recipe.run} {stage}",
-            id=f"{recipe.run}-{stage}",
+            id="-".join(part for part in (recipe.run, self.run.id, stage) if part),
             resume="allow" if self.mode == "online" else None,
             reinit="create_new",
             dir=str(self.run.path("wandb", "x").parent.parent),

@@ -19,7 +19,7 @@ from ledex_ray.syntax import canonical_form
 Kind = Literal["task", "exact", "near", "solution"]
 SHINGLE = 3  # words
 THRESHOLD = 0.7
-PERMUTATIONS = 256
+BANDS, ROWS = 64, 4  # of the signatures: a pair at the threshold is missed once in forty million times
 LONGEST_SOLUTION = 20_000  # characters that are parsed
 SHORTEST_SOLUTION = 20  # syntax nodes: every one-line `return a + b` is the same program
 _WORD = re.compile(r"\w+")
@@ -65,12 +65,11 @@ def _near(trained: Sequence[Problem], evaluated: Sequence[Problem], threshold: f
     from datasketch import MinHash, MinHashLSH
 
     def sketch(parts: frozenset[str]) -> MinHash:
-        hashed = MinHash(num_perm=PERMUTATIONS, seed=1)
+        hashed = MinHash(num_perm=BANDS * ROWS, seed=1)
         hashed.update_batch([part.encode() for part in parts])
         return hashed
 
-    # Proposes from a lower similarity on, so that a pair at the threshold is missed once in thousands.
-    index = MinHashLSH(threshold=0.8 * threshold, num_perm=PERMUTATIONS)
+    index = MinHashLSH(num_perm=BANDS * ROWS, params=(BANDS, ROWS))
     known = {f"{n}": shingles(p.text) for n, p in enumerate(trained)}
     for name, parts in known.items():
         index.insert(name, sketch(parts))

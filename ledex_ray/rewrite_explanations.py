@@ -16,19 +16,24 @@ LONGEST_QUOTE = 60
 
 def nearest(wrong: str, right: Sequence[str]) -> str:
     """The right program that has most in common with the wrong one, line by line; the first of equals."""
-    lines = _lines(wrong)
-    return max(right, key=lambda code: difflib.SequenceMatcher(None, lines, _lines(code), autojunk=False).ratio())
+    lines = list(_lines(wrong).values())
+
+    def likeness(code: str) -> float:
+        return difflib.SequenceMatcher(None, lines, list(_lines(code).values()), autojunk=False).ratio()
+
+    return max(right, key=likeness)
 
 
 def explain_rewrite(wrong: str, right: str, feedback: str) -> str:
     """Why `wrong` fails, in one or two sentences tied to its feedback. For equal programs only the latter is said."""
-    before, after = _lines(wrong), _lines(right)
+    numbered = _lines(wrong)
+    before, after = list(numbered.values()), list(_lines(right).values())
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     changes = [change for change in matcher.get_opcodes() if change[0] != "equal"]
     if not changes:
         return explain_edit(1, "the code does not do what is asked", feedback, key=wrong)
     _, start, end, right_start, right_end = changes[0]
-    line = min(start, len(before) - 1) + 1
+    line = list(numbered)[min(start, len(before) - 1)] if before else 1
     quoted = _quote(before[start]) if start < len(before) else ""
     if len(changes) == 1 and end - start == right_end - right_start == 1:
         clause = f"`{quoted}` should be `{_quote(after[right_start])}`"
@@ -41,8 +46,9 @@ def explain_rewrite(wrong: str, right: str, feedback: str) -> str:
     return explain_edit(line, clause, feedback, key=wrong)
 
 
-def _lines(code: str) -> list[str]:
-    return [line.rstrip() for line in code.splitlines() if line.strip()]
+def _lines(code: str) -> dict[int, str]:
+    """The lines that say something, by their number as a prompt shows them."""
+    return {n: line.rstrip() for n, line in enumerate(code.strip("\n").splitlines(), 1) if line.strip()}
 
 
 def _quote(line: str) -> str:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from launch.endpoint import Endpoint, Question, Reply
+from launch.jobs import Unanswered
+from launch.rundir import RunDirectory
+from launch.synthesize import _refine
 from ledex_ray.config import EndpointConfig
 from ledex_ray.errors import BadInput
 from ledex_ray.prompts import Message
 from ledex_ray.recipes import recipe_from_tree
+from ledex_ray.records import Attempt, Provenance, Status, Verdict
 from tests.evaluation.serving import Faulty, served
 
 
@@ -136,3 +142,19 @@ def test_a_missing_key_is_said_at_the_door(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_endpoint_without_a_teachers_name_is_refused() -> None:
     with pytest.raises(BadInput, match=r"needs synthesis\.teacher"):
         recipe_from_tree({"synthesis": {"endpoint": {"url": "http://127.0.0.1:1/v1"}}})
+
+
+def test_a_synthesis_whose_teacher_refuses_nearly_all_is_not_finished(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.synthesize.taught", lambda *_: iter(()))
+    served_nowhere = {"url": "http://127.0.0.1:9/v1", "key_variable": ""}
+    recipe = recipe_from_tree({"run": "refused", "synthesis": {"teacher": "t", "endpoint": served_nowhere}})
+    run = RunDirectory.open(recipe)
+    wrong = [Attempt(f"p#{n}", "p", n, "", "x = 1", Verdict(Status.FAILED), Provenance("model")) for n in range(2)]
+    fleet: Any = SimpleNamespace(sandbox=SimpleNamespace(client=lambda: None))
+    try:
+        with pytest.raises(Unanswered, match="answered 0 of 2 questions"):
+            _refine(run, fleet, {}, wrong)
+    finally:
+        run.close()

@@ -64,7 +64,8 @@ def test_stages_are_runs_of_one_group_with_curves_tables_and_the_report(run: Run
     tracker.close()
     files = list(run.root.glob("wandb/offline-run-*/*.wandb"))
     runs = {r.run.run_id: (r.run.run_group, r.run.job_type) for f in files for r in records(f) if r.HasField("run")}
-    assert runs == {"told-ppo": ("told", "ppo"), "told-evaluation": ("told", "evaluation")}
+    stages = ("ppo", "evaluation")
+    assert run.id and runs == {f"told-{run.id}-{stage}": ("told", stage) for stage in stages}
     history: dict[str, list[str]] = {}
     for record in (r for f in files for r in records(f) if r.HasField("history")):
         for item in record.history.item:
@@ -82,6 +83,29 @@ def test_stages_are_runs_of_one_group_with_curves_tables_and_the_report(run: Run
     assert artifacts.get("told-report") == "report"
     shown = "".join(p.read_text() for p in run.root.glob("wandb/offline-run-*/files/media/table/**/*.json"))
     assert "return a + b" in shown and "\x1b" not in shown and "\\\\u001b[31m" in shown
+
+
+def test_a_wandb_that_cannot_be_reached_is_kept_offline(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import wandb
+
+    from launch.wandb_runs import WandbRuns
+
+    begin = wandb.init
+
+    def without_a_network(**options: Any) -> Any:
+        if options["mode"] == "online":
+            raise wandb.errors.CommError("no route to host")
+        return begin(**options)
+
+    monkeypatch.setattr(wandb, "init", without_a_network)
+    mirror = WandbRuns(run, "online")
+    for stage in ("sft", "ppo"):
+        mirror.log(stage, 1, {"loss": 1.0})
+    mirror.close()
+    assert len(list(run.root.glob("wandb/offline-run-*/*.wandb"))) == 2
+    assert sum("no route to host" in record.message for record in caplog.records) == 1
 
 
 def test_tensorboard_has_the_curves(run: RunDirectory) -> None:
@@ -178,6 +202,23 @@ def test_a_store_that_goes_away_costs_the_mirror_and_not_the_run(
             tracker.log("sft", step, {"loss": 0.5})
         tracker.close()
         assert [row["step"] for row in read_parts(run.root / "sft" / "metrics")] == [1, 2, 3]
+    assert sum("MLflow no longer answers" in record.message for record in caplog.records) == 1
+
+
+def test_an_artifact_store_that_refuses_costs_the_mirror_and_not_the_run(
+    runs_dir: Path, store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow import MlflowClient
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError("/mlflow")
+
+    monkeypatch.setattr(MlflowClient, "log_text", refused)
+    for run in told(runs_dir, "refused", store):
+        tracker = Tracker(run)
+        tracker.log("sft", 1, {"loss": 1.0})
+        tracker.close()
+        assert [row["step"] for row in read_parts(run.root / "sft" / "metrics")] == [1]
     assert sum("MLflow no longer answers" in record.message for record in caplog.records) == 1
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from actors.sandbox_group import SandboxGroup
 from launch.canonical_refinements import canonical_refinements
+from launch.seeding import seeded_trajectories
+from launch.sft import _with_passing_canonicals
 from ledex_ray.config import SandboxConfig
 from ledex_ray.problems import AssertTest, Problem
 from ledex_ray.records import Attempt, Provenance, Status, Verdict
@@ -26,7 +28,13 @@ def test_a_wrong_solution_gets_the_canonical_one_that_passes(ray_session: None) 
     try:
         problems = {p.id: p for p in (ADD, BROKEN)}
         (found,) = canonical_refinements(problems, [(a, FEEDBACK) for a in wrong], sandboxes.client())
+        trained_on = [_with_passing_canonicals(problems, sandboxes.client(), most)["add"] for most in (1, 2)]
+        spaced = replace(ADD, canonical_solutions=("\n\n" + RIGHT,))
+        ((seeded,),) = seeded_trajectories([spaced], sandboxes.client(), 1, 0, "public")
     finally:
         sandboxes.shutdown()
     assert (found.attempt_id, found.code, found.provenance.source) == ("add#0", RIGHT, "canonical")
     assert found.verdict.passed and "`return a - b` should be `return a + b`" in found.explanation
+    assert [p.canonical_solutions for p in trained_on] == [(), (RIGHT,)]
+    assert seeded.attempt.code.startswith("def add"), "as a prompt shows it"
+    assert "ine 2" in seeded.refinements[0].explanation or "ine 1" in seeded.refinements[0].explanation

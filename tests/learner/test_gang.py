@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from actors.failures import GangLost, NonFiniteSteps
 from actors.learner import LearnerGroup
@@ -202,6 +203,32 @@ def test_bad_steps_are_skipped_by_all_ranks_and_three_stop_with_ids(tiny_llama: 
         assert set(caught.value.ids) == {e.id for e in poisoned}
     finally:
         learner.shutdown()
+
+
+class Peer:
+    """A rank in a collective, as Ray sees it."""
+
+    def fail(self) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    def die(self) -> None:
+        time.sleep(0.5)
+        os._exit(1)
+
+    def live(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("other", "raised"), [("die", GangLost), ("live", RuntimeError)])
+def test_a_rank_that_notices_anothers_death_first_is_not_taken_for_the_fault(
+    other: str, raised: type[Exception], ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LearnerGroup, "_end", lambda self: None)
+    peer: Any = ray.remote(Peer)
+    first, second = (peer.options(num_cpus=0).remote() for _ in range(2))
+    gang = LearnerGroup.__new__(LearnerGroup)
+    with pytest.raises(raised):
+        gang._wait([first.fail.remote(), getattr(second, other).remote()], 60, "step")
 
 
 @pytest.mark.slow

@@ -17,6 +17,11 @@ FEEDBACK = "The call f(3) returned 6, but 3 was expected."
         (RIGHT.replace("\n    return total", ""), "4", "`return total` is missing"),
         ("def f(n):\n    return n * n - n", "2", "from `return n * n - n` on the code does not do what is asked"),
         (RIGHT, "1", "the code does not do what is asked"),
+        (
+            "\n" + RIGHT.replace("\n", "\n\n").replace("range(n)", "range(n + 1)"),
+            "5",
+            "`for i in range(n + 1):` should be",
+        ),
     ],
 )
 def test_it_names_the_line_and_the_failing_call(wrong: str, line: str, said: str) -> None:
