@@ -16,17 +16,12 @@ from urllib.parse import urlencode
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from launch.browse.answers import Reader
 from launch.browse.app import make_app
-from launch.browse.diff import side_by_side
 from launch.browse.index import Filter, RunIndex
-from launch.browse.tokens import answer_tokens
 from launch.parts import Parts
 from launch.rundir import find_run
-from launch.shown import shown, visible
 from ledex_ray.episode_store import EpisodeStore
 from ledex_ray.errors import BadInput
 from ledex_ray.prompts import PROMPT_VERSION
@@ -35,7 +30,7 @@ from ledex_ray.readers.evalplus import PENDING
 from ledex_ray.recipes import load_recipe, recipe_from_tree
 from ledex_ray.records import Attempt, Provenance, Status, TestResult, TestStatus, Verdict
 from tests.evaluation.browser import Page
-from tests.evaluation.sample_run import HOSTILE, RIGHT, WRONG, byte_tokenizer, episode
+from tests.evaluation.sample_run import HOSTILE, RIGHT, byte_tokenizer, episode
 from tests.evaluation.serving import served
 
 Serve = Callable[..., str]
@@ -340,57 +335,6 @@ def test_a_browser_turns_pages_by_key_and_filters_by_choice(run_root: Path, serv
     page.value(f"{choose} s.dispatchEvent(new Event('change')); 0")
     page.until("document.querySelectorAll('.list tbody tr').length === 5")
     assert page.heard() == []
-
-
-# The parts
-
-
-lines = st.lists(st.text(alphabet="ab ", max_size=4), max_size=12).map("\n".join)
-
-
-@given(lines, lines)
-def test_each_side_of_a_comparison_is_its_program(before: str, after: str) -> None:
-    rows = side_by_side(before, after)
-    for side, text in (("left", before), ("right", after)):
-        cells = [getattr(row, side) for row in rows]
-        shown_lines = [c.head + c.changed + c.tail for c in cells if c.number]
-        assert shown_lines == text.splitlines()
-        assert [c.number for c in cells if c.number] == list(range(1, len(shown_lines) + 1))
-    for row in rows:
-        both = bool(row.left.number and row.right.number)
-        assert (row.kind == "same") == (both and row.left == dataclasses.replace(row.right, number=row.left.number))
-
-
-def test_the_changed_part_of_a_line_is_marked() -> None:
-    changed = [row for row in side_by_side(WRONG, RIGHT) if row.kind == "changed"]
-    assert [(r.left.changed, r.right.changed) for r in changed] == [("-", "+")]
-
-
-@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"), max_size=60))
-def test_tokens_join_to_the_answer(text: str) -> None:
-    tokenizer = byte_tokenizer()
-    ids = tokenizer.encode(text).ids
-    row = {
-        "token_ids": [5, *ids],
-        "loss_mask": [False, *[True] * len(ids)],
-        "behaviour_log_probs": [0.0] * (1 + len(ids)),
-        "rewards": [0.0] * (1 + len(ids)),
-        "weight_versions": [0] * (1 + len(ids)),
-        "explanation_end": -1,
-    }
-    tokens = answer_tokens(row, tokenizer)
-    assert "".join(t.text for t in tokens) == visible(text)
-    assert len(tokens) == len(ids)
-
-
-@given(st.text(), st.integers(1, 50), st.integers(1, 5))
-def test_shown_text_is_bounded_and_printable(text: str, characters: int, most_lines: int) -> None:
-    found = shown(text, characters, most_lines)
-    assert all(c.isprintable() or c in "\n\t" for c in found.text)
-    assert found.text.count("\n") < most_lines and len(found.text) <= 10 * characters
-    assert found.left_out >= 0 and (found.left_out == 0) == (
-        len(text) <= characters and len(text.splitlines()) <= most_lines
-    )
 
 
 # The command

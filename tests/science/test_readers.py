@@ -1,4 +1,4 @@
-"""Problem sets by SPEC: what a test is in each, which are public, splits and ids; bad files are refused by line.
+"""Published problem sets: what a test is in each, which are public, splits and ids; bad rows are refused by line.
 
 Canonical solutions run in the judge's own tests; here a few oracles are checked directly.
 """
@@ -6,44 +6,21 @@ Canonical solutions run in the judge's own tests; here a few oracles are checked
 from __future__ import annotations
 
 import ast
-import dataclasses
 import gzip
 import json
-import tracemalloc
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from ledex_ray.errors import BadInput
-from ledex_ray.problems import AssertTest, CallTest, CheckTest, Limits, OracleTest, Problem, StdioTest
-from ledex_ray.readers import by_task_id, files, load_problems, parse_spec, read_problems, resolve_task_id, sources
+from ledex_ray.problems import AssertTest, CallTest, CheckTest, OracleTest, Problem, StdioTest
+from ledex_ray.readers import by_task_id, load_problems, resolve_task_id
 from ledex_ray.readers.contests import read_apps, read_codecontests
 from ledex_ray.readers.evalplus import read_evalplus
 from ledex_ray.readers.humaneval import read_humaneval
-
-GOOD: dict[str, Any] = {
-    "id": "own/1",
-    "text": "Add one.",
-    "entry_point": "add",
-    "canonical_solutions": ["def add(a):\n    return a + 1\n"],
-    "tests": [{"args": "(1,)", "expected": "2"}],
-}
-
-
-def write(folder: Path, *rows: object, name: str = "problems.jsonl") -> Path:
-    path = folder / name
-    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
-    return path
-
-
-def one(folder: Path, **changes: object) -> Problem:
-    (problem,) = read_problems(write(folder, GOOD | changes))
-    return problem
+from tests.science.rows import CONTEST, write
 
 
 @pytest.fixture(scope="module")
@@ -55,181 +32,6 @@ def humaneval() -> dict[str, Problem]:
 @pytest.fixture(scope="module")
 def plus(data_dir: Path) -> dict[str, Problem]:
     return {p.id: p for p in (*load_problems("humanevalplus"), *load_problems("mbppplus"))}
-
-
-# Own JSONL
-
-
-def test_every_field_is_read(tmp_path: Path) -> None:
-    problem = one(
-        tmp_path,
-        prompt="def add(a):\n",
-        setup="import math",
-        limits={"cpu_seconds": 2},
-        public=0,
-        split="train",
-        difficulty=2,
-        topic="numbers",
-        unknown="ignored",
-    )
-    assert (problem.prompt, problem.setup) == ("def add(a):\n", "import math")
-    assert (problem.n_public, problem.split) == (0, "train")
-    assert problem.limits == Limits(2.0, 1024)
-    assert problem.meta == {"difficulty": "2", "topic": "numbers"}
-    assert problem.benchmark == "jsonl"
-
-
-def test_public_defaults_to_one_and_one_canonical_solution_may_stand_alone(tmp_path: Path) -> None:
-    row = {k: v for k, v in GOOD.items() if k != "canonical_solutions"} | {"canonical_solution": "def add(a): return 2"}
-    (problem,) = read_problems(write(tmp_path, row))
-    assert problem.n_public == 1
-    assert problem.canonical_solutions == ("def add(a): return 2",)
-
-
-@pytest.mark.parametrize(
-    ("test", "read"),
-    [
-        ("assert add(1) == 2", AssertTest("assert add(1) == 2")),
-        ({"args": "([1],)", "kwargs": "{'b': 3}", "expected": "(1, 2)"}, CallTest("([1],)", "(1, 2)", "{'b': 3}")),
-        ({"args": [[1, 2]], "expected": [2]}, CallTest("([1, 2],)", "[2]", compare="json")),
-        ({"args": [True, None], "expected": "'x'"}, CallTest("(True, None)", "'x'", compare="json")),
-        ({"args": [1], "expected": 2, "compare": "equal"}, CallTest("(1,)", "2")),
-        ({"args": "(1,)", "expected": "{3}", "compare": "unordered"}, CallTest("(1,)", "{3}", compare="unordered")),
-        ({"args": "(1,)", "expected": "0.5", "atol": 0.1}, CallTest("(1,)", "0.5", "{}", "close", 0.1)),
-        (
-            {"args": "(1,)", "expected": "1e999", "compare": "close", "rtol": 1},
-            CallTest("(1,)", "1e999", "{}", "close", 0.0, 1.0),
-        ),
-        (
-            {"check": "def check(candidate):\n    assert candidate(1)"},
-            CheckTest("def check(candidate):\n    assert candidate(1)"),
-        ),
-    ],
-)
-def test_each_form_of_test_is_read(tmp_path: Path, test: object, read: object) -> None:
-    assert one(tmp_path, tests=[test]).tests == (read,)
-
-
-def test_programs_with_input_and_output_need_no_entry_point(tmp_path: Path) -> None:
-    problem = one(tmp_path, tests=[{"stdin": "1\n", "stdout": "2\n"}], entry_point="")
-    assert problem.tests == (StdioTest("1\n", "2\n"),)
-
-
-def test_entry_point_is_found_in_an_assert(tmp_path: Path) -> None:
-    problem = one(tmp_path, tests=["import math\nassert math.isclose(max(area(2), 1), 4)"], entry_point="")
-    assert problem.entry_point == "area"
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"id": ""}, "'id'"),
-        ({"id": 7}, "'id', got 7; expected a string"),
-        ({"text": None}, "'text' is missing"),
-        ({"tests": []}, "'tests', got []"),
-        ({"tests": "assert add(1)"}, "'tests'"),
-        ({"tests": ["add(1) == 2"]}, "'tests[0]', got 'add(1) == 2'; expected one assert statement"),
-        ({"tests": ["assert add(1)\nassert add(2)"]}, "one assert"),
-        ({"tests": ["assert add(1", "assert add(2)"]}, "'tests[0]' is not Python"),
-        ({"tests": [GOOD["tests"][0], 5]}, "'tests[1]', got 5; expected an assert statement"),
-        ({"tests": [{"args": "(1,)"}]}, "'tests[0]'"),
-        ({"tests": [{"args": "1", "expected": "2"}]}, "'tests[0].args', got '1'; expected a tuple"),
-        ({"tests": [{"args": "(x,)", "expected": "2"}]}, "'tests[0].args' is not a Python literal, got '(x,)'"),
-        ({"tests": [{"args": ["a"], "expected": "abc"}]}, "'tests[0].expected' is not a Python literal, got 'abc'"),
-        ({"tests": [{"args": "(1,)", "expected": "2", "kwargs": "[]"}]}, "'tests[0].kwargs'"),
-        ({"tests": [{"args": "(1,)", "expected": "2", "compare": "exact"}]}, "equal or close or unordered or json"),
-        ({"tests": [{"args": "(1,)", "expected": "2", "atol": -1}]}, "'tests[0].atol', got -1"),
-        ({"tests": [{"check": "def test(f): pass"}]}, "'tests[0].check'"),
-        ({"tests": [{"stdin": "", "stdout": ""}, "assert add(1)"]}, "mixes"),
-        ({"entry_point": "", "tests": [{"args": "(1,)", "expected": "2"}]}, "'entry_point' is missing"),
-        ({"canonical_solution": "x = 1"}, "both 'canonical_solution' and"),
-        ({"canonical_solutions": "def add(a): pass"}, "'canonical_solutions'"),
-        ({"limits": {"cpu_seconds": 0}}, "'limits.cpu_seconds', got 0; expected a positive number"),
-        ({"limits": {"seconds": 1}}, "'limits'"),
-        ({"public": 2}, "'public', got 2; expected a number of leading tests, 0 to 1"),
-        ({"public": True}, "'public', got True"),
-        ({"setup": "import"}, "'setup' is not Python"),
-    ],
-)
-def test_wrong_field_is_named_with_file_line_and_value(tmp_path: Path, changes: dict[str, object], said: str) -> None:
-    path = write(tmp_path, GOOD, "", GOOD | {"id": "own/2"} | changes)
-    with pytest.raises(BadInput) as caught:
-        read_problems(path)
-    assert str(caught.value).startswith(f"{path}:3: ")
-    assert said in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("rows", "said"),
-    [
-        (["{'id': 1}"], ":1: is not JSON"),
-        (["[1]"], ":1: is not a JSON object"),
-        ([GOOD, GOOD], ":2: field 'id' repeats"),
-        ([""], "holds no problem"),
-        (['{"id": "a"} {"id": "b"}'], ":1: is not JSON"),
-    ],
-)
-def test_wrong_file_is_refused(tmp_path: Path, rows: list[object], said: str) -> None:
-    with pytest.raises(BadInput, match=said):
-        read_problems(write(tmp_path, *rows))
-
-
-def test_missing_folder_binary_and_gzipped_files(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no such file"):
-        read_problems(tmp_path / "none.jsonl")
-    with pytest.raises(BadInput, match="is a folder"):
-        read_problems(tmp_path)
-    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(BadInput, match="not UTF-8"):
-        read_problems(tmp_path / "binary.jsonl")
-    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(json.dumps(GOOD).encode()))
-    assert len(load_problems(f"jsonl:{tmp_path}/p.jsonl.gz")) == 1
-    (tmp_path / "half.jsonl.gz").write_bytes(gzip.compress(json.dumps(GOOD).encode())[:-12])
-    with pytest.raises(BadInput, match="cannot be read"):
-        read_problems(tmp_path / "half.jsonl.gz")
-
-
-# SPEC
-
-
-@pytest.mark.parametrize(
-    ("spec", "said"),
-    [
-        ("humanevil", "is no known set"),
-        ("csv:x", "unknown format, got 'csv'"),
-        ("jsonl:", "has no path"),
-        ("mbpp@dev", "unknown split, got 'dev'; expected train or validation"),
-        ("bundled@test", "has no such split"),
-    ],
-)
-def test_wrong_spec_is_refused(spec: str, said: str) -> None:
-    with pytest.raises(BadInput, match=said):
-        load_problems(spec)
-
-
-def test_path_may_hold_an_at_sign() -> None:
-    assert parse_spec("jsonl:/a@b/c.jsonl").path == Path("/a@b/c.jsonl")
-    assert parse_spec("jsonl:/a@b/c.jsonl@train").split == "train"
-
-
-def test_split_of_a_file_is_taken(tmp_path: Path) -> None:
-    path = write(tmp_path, GOOD | {"split": "train"}, GOOD | {"id": "own/2", "split": "heldout"})
-    assert [p.id for p in load_problems(f"jsonl:{path}@heldout")] == ["own/2"]
-    with pytest.raises(BadInput, match="expected heldout or train"):
-        load_problems(f"jsonl:{path}@test")
-
-
-def test_unknown_place_names_the_folder_and_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LEDEX_DATA", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(BadInput, match=r"mbpp\.jsonl.*LEDEX_DATA.*google-research-datasets/mbpp on the hub"):
-        load_problems("mbpp")
-
-
-def test_bundled_splits_make_up_the_whole() -> None:
-    sizes = {split: len(load_problems(f"bundled@{split}")) for split in ("train", "validation", "heldout")}
-    assert sum(sizes.values()) == len(load_problems("bundled")) >= 200
-    assert all(p.benchmark == "bundled" and p.meta["difficulty"] in "123" for p in load_problems("bundled"))
 
 
 # HumanEval
@@ -495,7 +297,6 @@ EVALPLUS_MBPP = EVALPLUS | {"task_id": "Mbpp/2", "base_input": [[[1], [2]]]}
 EVALPLUS_HUB = HUMANEVAL | {"test": "inputs = [[1]]\nfor inp in inputs:\n    assertion(f(*inp), 2, 0)\n"}
 MBPP = {"task_id": 11, "text": "Add one.", "code": "def f(a):\n    return a + 1\n", "test_list": ["assert f(1) == 2"]}
 APPS = {"id": 7, "question": "Double.", "input_output": {"inputs": ["1\n"], "outputs": ["2\n"]}}
-CONTEST = {"name": "1_A", "description": "Double.", "public_tests": {"input": ["1\n"], "output": ["2\n"]}}
 
 
 @pytest.mark.parametrize(
@@ -568,68 +369,6 @@ def test_a_broken_metadata_file_of_apps_is_named(tmp_path: Path) -> None:
         (folder / "metadata.json").write_text(text)
         with pytest.raises(BadInput, match=r"0001/metadata\.json: .*JSON"):
             load_problems(f"apps:{tmp_path}")
-
-
-def test_a_parquet_file_that_is_none_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.parquet").write_text("no")
-    with pytest.raises(BadInput, match="is not a readable Parquet file"):
-        load_problems(f"codecontests:{tmp_path / 'a.parquet'}")
-
-
-BIG = "x" * 100_000
-
-
-def contests(folder: Path) -> Path:
-    """CodeContests as the hub has it, a Parquet file for each split, with wide rows: 30 MB in all."""
-    for split, count in (("train", 200), ("test", 2), ("valid", 1)):
-        wide = {"incorrect_solutions": {"language": [3], "solution": [BIG]}, "note": BIG}
-        rows = [CONTEST | {"name": f"{split}_{n}"} | wide for n in range(count)]
-        pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}-00000-of-00001.parquet")
-    named = [f"- {{split: {s}, path: {s}-*.parquet}}" for s in ("train", "test", "valid")]
-    (folder / "README.md").write_text("\n".join(["---", "configs:", "- config_name: default", "  data_files:"]) + "\n")
-    with (folder / "README.md").open("a") as readme:
-        readme.write("".join(f"  {line}\n" for line in named) + "---\n")
-    return folder
-
-
-def most_held(rows: Iterable[tuple[str, dict[str, Any]]]) -> int:
-    """Bytes of Python objects held at once while rows are read and let go; no row has the column that is unread."""
-    tracemalloc.start()
-    for _, row in rows:
-        assert "incorrect_solutions" not in row
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return peak
-
-
-def test_a_parquet_file_is_read_a_few_rows_at_a_time_and_without_wrong_solutions(tmp_path: Path) -> None:
-    path = contests(tmp_path) / "train-00000-of-00001.parquet"
-    places = [where for where, _ in files.rows(path)]
-    assert places == [f"{path}:{number}" for number in range(1, 201)]
-    assert most_held(files.rows(path)) < 100 * len(BIG)
-    assert [p.id for p in load_problems(f"codecontests:{path}@train")][-1] == "CodeContests/train_199"
-
-
-def test_of_a_set_on_the_hub_the_split_asked_for_is_read_row_by_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.delenv("LEDEX_DATA", raising=False)
-    (tmp_path / "hub").mkdir()
-    known = sources.SETS["codecontests"]
-    local = dataclasses.replace(known.hub, path=str(contests(tmp_path / "hub")))
-    monkeypatch.setitem(sources.SETS, "codecontests", dataclasses.replace(known, hub=local))
-    assert [p.split for p in load_problems("codecontests")] == ["train"] * 200 + ["test"] * 2 + ["validation"]
-    (found,) = sources.find("codecontests", "validation").rows
-    assert found[0] == f"{local.path}/valid:1" and found[1]["split"] == "valid"
-    assert len(load_problems("codecontests@test")) == 2
-    assert most_held(sources.find("codecontests", "train").rows) < 100 * len(BIG)
-    with pytest.raises(BadInput, match="no such split, got 'heldout'; expected test or train or validation"):
-        load_problems("codecontests@heldout")
-
-
-# Ids of samples
 
 
 def test_ids_match_exactly_and_by_number_for_mbpp_alone() -> None:
