@@ -215,12 +215,6 @@ def _refine(
     if recipe.synthesis.endpoint is not None:
         endpoint = Endpoint(recipe.synthesis.teacher or "", recipe.synthesis.endpoint)
         _keep(parts, taught(recipe, endpoint, problems, left, fleet.sandbox.client()), len(left))
-        answered = {r.attempt_id for r in parts.read() if r.provenance.source in SAMPLED}
-        if 2 * len(answered) < len(wrong):
-            raise Unanswered(
-                f"the endpoint answered {len(answered)} of {len(wrong)} questions, its reasons are in the log; "
-                "what is done is kept, the same command goes on"
-            )
     else:
         with fleet.teacher(recipe.synthesis.teacher) as (engines, renderer):
             items = [
@@ -246,7 +240,14 @@ def _refine(
             rows = ([to_refinement(j, i, model, source, revision) for i in range(len(j.completions))] for j in sampled)
             _keep(parts, rows, len(items))
     asked = {a.id for a in wrong}
-    return [r for r in parts.read() if r.provenance.source in SAMPLED and r.attempt_id in asked]
+    found = [r for r in parts.read() if r.provenance.source in SAMPLED and r.attempt_id in asked]
+    answered = len({r.attempt_id for r in found})
+    if recipe.synthesis.endpoint is not None and 2 * answered < len(wrong):
+        raise Unanswered(
+            f"the endpoint answered {answered} of {len(wrong)} questions, its reasons are in the log; "
+            "what is done is kept, the same command goes on"
+        )
+    return found
 
 
 def _keep(parts: Parts[Refinement], judged: Iterable[list[Refinement]], count: int) -> None:
