@@ -36,35 +36,45 @@ def configure_logging(verbose: bool = False) -> None:
 class Task:
     """One running piece of work: how far it is, and a word on how it goes."""
 
-    def __init__(self, title: str, total: int, progress: Progress | None, quiet_seconds: float) -> None:
-        self.title, self.total, self.done = title, max(total, 1), 0
+    def __init__(self, title: str, total: int, done: int, progress: Progress | None, quiet_seconds: float) -> None:
+        self.title, self.total, self.done = title, max(total, 1), done
         self._progress, self._quiet_seconds = progress, quiet_seconds
+        self._first = done  # what was done before, perhaps by another run, took a time that nobody knows
         self._start = self._last = time.monotonic()
-        self._bar = progress.add_task(title, total=self.total, note="") if progress else None
+        self._bar = progress.add_task(title, total=self.total, completed=done, note="") if progress else None
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Moves on by so many steps; `note` says how it goes (a loss, a pass rate)."""
-        self.done += steps
+        self.reach(self.done + steps, note)
+
+    def reach(self, done: int, note: str = "") -> None:
+        """Says where the work stands: further on, or back at a checkpoint, from where its time counts anew."""
+        back, self.done = done < self.done, done
         if self._progress is not None and self._bar is not None:
-            self._progress.update(self._bar, advance=steps, note=note)
+            if back:
+                self._progress.reset(self._bar, completed=done)
+            self._progress.update(self._bar, completed=done, note=note)
             return
         now = time.monotonic()
+        if back:
+            self._first, self._start = done, now
         if now - self._last < self._quiet_seconds and self.done < self.total:
             return
         self._last = now
         elapsed = now - self._start
         # Work comes in blocks: the first of them says little about the rest.
-        known = self.done >= max(2, self.total // 20)
-        left = f"about {elapsed / self.done * (self.total - self.done):.0f} s to go" if known else "time to go unknown"
+        timed = self.done - self._first
+        known = timed >= max(2, (self.total - self._first) // 20)
+        left = f"about {elapsed / timed * (self.total - self.done):.0f} s to go" if known else "time to go unknown"
         log.info("%s: %d/%d, %.0f s, %s  %s", self.title, self.done, self.total, elapsed, left, note)
 
 
 @contextmanager
-def task(title: str, total: int, quiet_seconds: float = 10.0) -> Iterator[Task]:
-    """A piece of work with so many steps; on a terminal a bar, elsewhere a line each `quiet_seconds`."""
+def task(title: str, total: int, *, done: int = 0, quiet_seconds: float = 10.0) -> Iterator[Task]:
+    """A piece of work with so many steps, some perhaps `done`; on a terminal a bar, elsewhere a line now and then."""
     if not console.is_terminal:
         log.info("%s: %d to do", title, total)
-        yield Task(title, total, None, quiet_seconds)
+        yield Task(title, total, done, None, quiet_seconds)
         return
     columns = (
         TextColumn("[bold]{task.description}"),
@@ -76,4 +86,4 @@ def task(title: str, total: int, quiet_seconds: float = 10.0) -> Iterator[Task]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as progress:
-        yield Task(title, total, progress, quiet_seconds)
+        yield Task(title, total, done, progress, quiet_seconds)

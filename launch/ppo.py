@@ -21,11 +21,10 @@ def ppo(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
     with training(run, fleet, tracker) as algorithm:
         algorithm.resume()
         iterations = run.recipe.ppo.iterations
-        with task("ppo", iterations) as bar:
-            bar.advance(algorithm.progress.iteration)
+        with task("ppo", iterations, done=algorithm.progress.iteration) as bar:
             while algorithm.progress.iteration < iterations:
                 result = algorithm.train()
-                bar.advance(note=_note(result))
+                bar.reach(algorithm.progress.iteration, note=_note(result))
         progress = algorithm.progress
     _tell(progress)
     run.finish(STAGE, asdict(progress))

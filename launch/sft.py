@@ -78,24 +78,21 @@ def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
     )
     try:
         progress = _resume(run, learner, tracker)
-        accidents, gone, shown = Accidents(STAGE, progress.step), False, progress.step
-        with task("sft", len(batches)) as bar:
-            bar.advance(shown)
+        accidents, gone = Accidents(STAGE, progress.step), False
+        with task("sft", len(batches), done=progress.step) as bar:
             while progress.step < len(batches) and not _out_of_patience(progress, config):
                 try:
                     if gone:
                         learner.rebuild(_checkpoints(run))
                         progress, gone = _resume(run, learner, tracker), False
-                        bar.advance(progress.step - shown)
-                        shown = progress.step
+                        bar.reach(progress.step)
                     metrics = _step(run, learner, tracker, batches, validation, progress)
                 except GangLost as error:
                     accidents.lost(error)
                     gone = True
                     continue
                 accidents.reached(progress.step)
-                shown = progress.step
-                bar.advance(note=f"loss {metrics['loss']:.3f}")
+                bar.reach(progress.step, note=f"loss {metrics['loss']:.3f}")
     finally:
         learner.shutdown()
     counts = {kind: sum(e.kind == kind for e in training) for kind in config.kinds}
