@@ -14,7 +14,6 @@ import argparse
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,6 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="dotted recipe overrides, for a trial of the script itself")
     arguments = parser.parse_args()
     configure_logging()
-    started = time.monotonic()
     recipes = {seed: _for_seed(arguments.recipe, seed, arguments.overrides) for seed in arguments.seeds}
     roots = train_supervised(recipes)
     for stage in ("sft", "ppo"):  # what supervised training shows is kept before the longer half begins
@@ -60,7 +58,6 @@ def main() -> None:
             "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
             "seeds": arguments.seeds,
             "runs": [root.name for root in roots.values()],
-            "minutes": round((time.monotonic() - started) / 60, 1),
             "given_away": sorted(given_away(evaluation)),
             "claims": claims(_unseen(evaluation), arguments.seeds),
             "reward_slopes": {s: reward_slope(roots["sft", s]) for s in arguments.seeds if stage == "ppo"},
