@@ -6,6 +6,7 @@ optional @SPLIT. Names look in the folder LEDEX_DATA, then on the hub; `humaneva
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,9 @@ def load_problems(spec: str, run_canonical: RunCanonical | None = None) -> list[
             raise sources.no_such_split(spec, parts.split, present)
     if not problems:
         raise BadInput(f"problems '{spec}'", "holds no problem")
+    ((repeated, times),) = Counter(problem.id for problem in problems).most_common(1)
+    if times > 1:
+        raise BadInput(f"problems '{spec}'", f"holds {times} problems of one id", given=repeated, expected="unique ids")
     return resolve_expected(problems, run_canonical) if run_canonical else problems
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -139,8 +141,19 @@ def _numbered_keys(value: Any) -> Any:
 
 
 def read_codecontests(rows: Iterable[tuple[str, Row]]) -> list[Problem]:
-    """CodeContests' problems that have tests: public samples first, then private and generated cases."""
-    return [p for where, row in rows if (p := _contest_problem(row, where)) is not None]
+    """CodeContests' problems that have tests: public samples first, then private and generated cases.
+
+    Names are those of several contest sites: a split's second problem of one name is NAME~2.
+    """
+    problems: list[Problem] = []
+    seen: Counter[tuple[str, str]] = Counter()
+    for where, row in rows:
+        problem = _contest_problem(row, where)
+        if problem is not None:
+            seen[problem.split, problem.id] += 1
+            count = seen[problem.split, problem.id]
+            problems.append(replace(problem, id=f"{problem.id}~{count}") if count > 1 else problem)
+    return problems
 
 
 def _contest_problem(row: Row, where: str) -> Problem | None:

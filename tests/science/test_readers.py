@@ -346,6 +346,18 @@ def test_foreign_rows_that_are_wrong_are_named_with_file_line_and_field(
     assert f"{path}:2: " in str(refused.value) and said in str(refused.value)
 
 
+def test_two_problems_of_one_id_are_refused_and_contests_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    mbpp = {"task_id": 7, "text": "Double.", "code": "def f(a):\n    return 2 * a", "test_list": ["assert f(1) == 2"]}
+    with pytest.raises(BadInput, match="holds 2 problems of one id, got 'MBPP/7'; expected unique ids"):
+        load_problems(f"mbpp:{write(tmp_path, mbpp, mbpp)}")
+    other = CONTEST | {"description": "Double it again."}
+    contests = load_problems(f"codecontests:{write(tmp_path, CONTEST, other)}")
+    assert [(p.id, p.text) for p in contests] == [
+        ("CodeContests/1_A", "Double."),
+        ("CodeContests/1_A~2", "Double it again."),
+    ]
+
+
 def test_the_hubs_own_files_give_the_ids_and_splits_of_the_named_set(tmp_path: Path) -> None:
     (problem,) = load_problems(f"apps:{write(tmp_path, APPS, name='train.jsonl')}@train")
     assert (problem.id, problem.split) == ("APPS/train/0007", "train")
