@@ -92,7 +92,9 @@ class Evaluator:
         """
         finished = self.run.path(STAGE, "sampled", f"{model.label}.json")
         if model.other and finished.exists():
+            self.too_long += json.loads(finished.read_text()).get("too_long", 0)
             return  # a resumed evaluation starts no engines to find out that there is nothing to ask
+        too_long_before = self.too_long
         with self._serving(model):
             shots = self.config.shots if model.stage == "prompt" else 0
             first = [
@@ -118,7 +120,7 @@ class Evaluator:
             if "resample" in self.config.modes:
                 self._resample(model, initial, shots)
         if model.other:
-            write_atomically(finished, json.dumps({"model": model.other}))
+            write_atomically(finished, json.dumps({"model": model.other, "too_long": self.too_long - too_long_before}))
 
     def warn(self) -> None:
         """Says what was left out."""
@@ -177,9 +179,13 @@ class Evaluator:
         """Fresh solutions of the problems with failures, enough to cost what the refinement of each did."""
         kind = feedback_kinds(self.recipe)[0]
         costs = {s.parent_id: s.cost for s in self._known.get((model.label, "explain", 1, "own", kind), ())}
+        by_problem: dict[str, list[Sample]] = {}
+        for sample in initial:
+            if sample.status != Status.INFRA:
+                by_problem.setdefault(sample.problem_id, []).append(sample)
         items = []
         for problem in self.problems.values():
-            own = [s for s in initial if s.problem_id == problem.id]
+            own = by_problem.get(problem.id, [])
             budget = max((costs.get(s.id, 0) for s in own), default=0)
             if not budget:
                 continue
@@ -220,15 +226,21 @@ class Evaluator:
             ]
             jobs.sort(key=lambda job: job.id)  # side by side what begins alike
             passed = total = 0
+            given_up = []
             with task(f"evaluation: {model.label}, {_title(asks)}", len(jobs)) as bar, PartWriter(self.parts) as writer:
                 for judged in sample_and_judge(jobs, self.problems, self.fleet, self.engines):
                     ask, item = left[judged.item.id]
                     told = replace(judged, item=item)
                     rows = [_sample(told, i, model, ask) for i in range(len(judged.completions))]
+                    if not rows:
+                        given_up.append((ask, _unanswered(item, 0, model, ask)))
                     writer.add(rows)
                     self._known.setdefault(ask.key(model), []).extend(rows)
                     passed, total = passed + sum(r.passed for r in rows), total + len(rows)
                     bar.advance(note=f"{passed}/{total} pass")
+                for ask, row in given_up:  # few enough to go on without: the next try of the stage would ask them again
+                    writer.add([row])
+                    self._known.setdefault(ask.key(model), []).append(row)
         return [sorted(self._known.get(ask.key(model), ()), key=lambda s: s.id) for ask in asks]
 
 
@@ -263,35 +275,53 @@ def _title(asks: Sequence[Ask]) -> str:
 def _sample(judged: Judged, index: int, model: Candidate, ask: Ask) -> Sample:
     attempt = to_attempt(judged, index, model.label)
     terms = judged.scores[index].terms
+    return replace(
+        _unanswered(judged.item, index, model, ask),
+        passed=attempt.verdict.passed,
+        weak=attempt.verdict.weak,
+        status=attempt.verdict.status,
+        copied=terms.copied,
+        n_tokens=attempt.provenance.n_tokens,
+        normal_hash=terms.normal_hash,
+        feedback=attempt.verdict.feedback,
+        explanation=terms.answer.explanation,
+        code=attempt.code,
+        text=attempt.text,
+        feedback_all=attempt.verdict.feedback_all,
+        error=error_type(attempt.verdict),
+        n_passed=attempt.verdict.n_passed,
+        n_tests=attempt.verdict.n_tests,
+        failed_tests=failed_tests(attempt.verdict),
+    )
+
+
+def _unanswered(item: Item, index: int, model: Candidate, ask: Ask) -> Sample:
+    """The row of an item that the engines gave up: an infrastructure fault, which is in no figure."""
     return Sample(
-        id=f"{judged.item.id}@{model.label}/{ask.mode}{ask.round}/{ask.bugs}/{ask.kind}/{index}",
-        parent_id=judged.item.id,
-        problem_id=judged.item.problem_id,
+        id=f"{item.id}@{model.label}/{ask.mode}{ask.round}/{ask.bugs}/{ask.kind}/{index}",
+        parent_id=item.id,
+        problem_id=item.problem_id,
         index=index,
         label=model.label,
         stage=model.stage,
         mode=ask.mode,
         round=ask.round,
         bugs=ask.bugs,
-        passed=attempt.verdict.passed,
-        weak=attempt.verdict.weak,
-        status=attempt.verdict.status,
-        copied=terms.copied,
-        n_prompt_tokens=len(judged.item.prompt_ids),
-        n_tokens=attempt.provenance.n_tokens,
-        normal_hash=terms.normal_hash,
-        wrong_code=judged.item.wrong_code,
-        feedback=attempt.verdict.feedback,
-        explanation=terms.answer.explanation,
-        code=attempt.code,
-        text=attempt.text,
-        feedback_all=attempt.verdict.feedback_all,
+        passed=False,
+        weak=False,
+        status=Status.INFRA,
+        copied=False,
+        n_prompt_tokens=len(item.prompt_ids),
+        n_tokens=0,
+        normal_hash="",
+        wrong_code=item.wrong_code,
+        feedback="",
+        explanation="",
+        code="",
+        text="",
         feedback_from=ask.kind,
-        shown_feedback=ask.shown.get(judged.item.id, ""),
-        error=error_type(attempt.verdict),
-        n_passed=attempt.verdict.n_passed,
-        n_tests=attempt.verdict.n_tests,
-        failed_tests=failed_tests(attempt.verdict),
+        shown_feedback=ask.shown.get(item.id, ""),
+        error=error_type(Verdict(Status.INFRA)),
     )
 
 

@@ -3,7 +3,8 @@
 What is compared (method.md, 6 and 8): each model against the less trained ones, in each mode and on the fixed bug
 set; and within each model its refinements against fresh samples at equal cost, against the same without feedback or
 with another problem's, and feedback of all tests against that of the public ones. Infrastructure faults are left out,
-and so is a first sample whose refinement is one: whether it would have been repaired is not known.
+and so is a first sample whose refinement is one: whether it would have been repaired is not known. A wrong sample whose
+prompt is too long to ask for a refinement stays wrong in pass@k and is in no repair rate.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class _Model:
 
     def results(self) -> list[Measured]:
         initial = _judged(s for s in self.samples if s.mode == "initial")
-        found = self._pass_at_k(self.first, initial, {s.id for s in initial if s.passed}, initial)
+        found = self._pass_at_k(self.first, initial, {s.id for s in initial if s.passed}, _tokens(initial))
         for mode in ("direct", "explain", "random_feedback", "no_feedback"):
             for kind in dict.fromkeys((self.first.feedback, *KINDS)):
                 found += self._refined(replace(self.first, mode=mode, feedback=kind), initial)
@@ -121,7 +122,7 @@ class _Model:
                 lost |= {origin[s.id]} if s.status == Status.INFRA else set()
             asked = _judged(s for s in own if s.round <= round)
             key = replace(base, round=round, bugs="own")
-            found += self._pass_at_k(key, _without(initial, lost), right, [*initial, *asked])
+            found += self._pass_at_k(key, _without(initial, lost), right, _tokens([*initial, *asked]))
             found += self._rates(key, asked)
         return found + self._rates(replace(base, round=1, bugs="fixed"), _judged(self._asked(base, "fixed")))
 
@@ -134,29 +135,30 @@ class _Model:
         lost = {s.parent_id for s in explained if s.round == 1 and s.status == Status.INFRA}
         refined = {s.parent_id: s for s in _judged(explained) if s.round == 1}
         outcome = resample_outcomes(refined.values(), fresh, self.config.seed)
-        right = {s.id for s in initial if s.passed or outcome.get(s.id)}
+        if not outcome:
+            return []
+        lost |= refined.keys() - outcome.keys()
+        right = {s.id for s in initial if s.passed or (s.id in outcome and outcome[s.id].passed)}
         key = replace(self.first, mode="resample", round=1, bugs="own")
-        tally = tally_of((refined[id].problem_id, passed) for id, passed in outcome.items())
-        alone = [m for m in self._pass_at_k(key, _without(initial, lost), right, [*initial, *fresh]) if m.result.k == 1]
-        return alone + self._measured(key, "repair_rate", tally, fresh)
+        tally = tally_of((refined[id].problem_id, resampled.passed) for id, resampled in outcome.items())
+        spent = sum(resampled.tokens for resampled in outcome.values())
+        pass_at_k = self._pass_at_k(key, _without(initial, lost), right, _tokens(initial) + spent)
+        return [m for m in pass_at_k if m.result.k == 1] + self._measured(key, "repair_rate", tally, spent)
 
-    def _pass_at_k(
-        self, key: Key, initial: Sequence[Sample], right: set[str], spent: Iterable[Sample]
-    ) -> list[Measured]:
+    def _pass_at_k(self, key: Key, initial: Sequence[Sample], right: set[str], tokens: int) -> list[Measured]:
         tally = tally_of((s.problem_id, s.id in right) for s in initial)
         found = []
         for k in self.config.k:
             enough = {problem: (n, c) for problem, (n, c) in tally.items() if n >= k}
-            found += self._measured(key, "pass_at_k", enough, spent, k)
+            found += self._measured(key, "pass_at_k", enough, tokens, k)
         return found
 
     def _rates(self, key: Key, asked: Sequence[Sample]) -> list[Measured]:
         passed, copied = (tally_of((s.problem_id, flag(s)) for s in asked) for flag in (_passed, _copied))
-        return self._measured(key, "repair_rate", passed, asked) + self._measured(key, "copy_rate", copied, asked)
+        tokens = _tokens(asked)
+        return self._measured(key, "repair_rate", passed, tokens) + self._measured(key, "copy_rate", copied, tokens)
 
-    def _measured(
-        self, key: Key, metric: Metric, tally: Tally, spent: Iterable[Sample], k: int | None = None
-    ) -> list[Measured]:
+    def _measured(self, key: Key, metric: Metric, tally: Tally, tokens: int, k: int | None = None) -> list[Measured]:
         if not tally:
             return []
         result = measured(
@@ -165,18 +167,27 @@ class _Model:
             metric,
             tally,
             k=k,
-            tokens=sum(s.cost for s in spent),
+            tokens=tokens,
             bootstrap_seed=self.config.seed,
             resamples=self.config.bootstrap,
         )
         return [Measured(result, tally)]
 
 
-def resample_outcomes(refined: Iterable[Sample], fresh: Sequence[Sample], seed: int) -> dict[str, bool]:
-    """For each refined wrong sample, whether fresh samples of the same cost would have held a right one.
+@dataclass(frozen=True)
+class Resampled:
+    """Fresh samples in a refinement's place: whether one was right, and their cost, which is the refinement's."""
+
+    passed: bool
+    tokens: int
+
+
+def resample_outcomes(refined: Iterable[Sample], fresh: Sequence[Sample], seed: int) -> dict[str, Resampled]:
+    """For each refined wrong sample, by its id, whether fresh samples of the same cost would have held a right one.
 
     A seeded walk through the problem's fresh samples until their tokens reach what the refinement used; the one that
-    crosses the budget counts with probability equal to the share of it that was left (method.md, section 6).
+    crosses the budget counts with probability equal to the share of it that was left (method.md, section 6). Where too
+    few of them came back to pay for that (faults, or shorter ones than usual) nothing is known, and nothing returned.
     """
     pools: dict[str, list[Sample]] = defaultdict(list)
     for sample in sorted(fresh, key=lambda s: s.id):
@@ -191,8 +202,8 @@ def resample_outcomes(refined: Iterable[Sample], fresh: Sequence[Sample], seed: 
             found |= sample.passed and rng.random() < share
             left -= sample.cost
             if left <= 0:
+                outcome[refinement.parent_id] = Resampled(found, refinement.cost)
                 break
-        outcome[refinement.parent_id] = found
     return outcome
 
 
@@ -246,6 +257,10 @@ def _compare(a: Measured, b: Measured, config: EvaluationConfig) -> Comparison:
 def _judged(samples: Iterable[Sample]) -> list[Sample]:
     """These without infrastructure faults."""
     return [s for s in samples if s.status != Status.INFRA]
+
+
+def _tokens(samples: Iterable[Sample]) -> int:
+    return sum(s.cost for s in samples)
 
 
 def _without(samples: Iterable[Sample], ids: Collection[str]) -> list[Sample]:
