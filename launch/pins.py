@@ -1,6 +1,7 @@
-"""What a run takes from the hub, pinned by commit: the first use is written down, every later one asks for the same.
+"""What a run takes from outside, pinned: models and data sets of the hub by commit, problem files by their hash.
 
-A branch or a tag may point elsewhere tomorrow; the run goes on with what it began with, or says why it cannot.
+The first use is written down, every later one asks for the same. A branch or a tag may point elsewhere tomorrow, and a
+file may be edited; the run goes on with what it began with, or says why it cannot.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from ledex_ray.errors import BadInput
 
 
 class Pins:
-    """The commits of one run by the name that its recipe has for them; `keep` is told all of them at each new one."""
+    """The commits (of files: hashes) of one run by the name that its recipe has for them.
+
+    `keep` is told all of them at each new one.
+    """
 
     def __init__(
         self, known: Mapping[str, str] | None = None, keep: Callable[[Mapping[str, str]], None] | None = None
@@ -23,14 +27,14 @@ class Pins:
         return self._known.get(name)
 
     def pin(self, name: str, commit: str) -> None:
-        """Writes a new name down. BadInput where the run began with another commit of it."""
+        """Writes a new name down. BadInput where the run began with another commit of it, or other content."""
         known = self._known.get(name)
         if known == commit:
             return
         if known is not None:
             raise BadInput(
                 name,
-                f"the run began with commit {known}, and this would be another one",
+                f"the run began with {known} of it, and this would be another one",
                 given=commit,
                 expected="what the run began with, another run=NAME, or --fresh",
             )

@@ -5,14 +5,16 @@ What PPO chooses its best checkpoint by counts as seen, too.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from launch.pins import Pins
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
-from ledex_ray.readers import hub_set
+from ledex_ray.readers import hub_set, local_set
 from reward.judge import ready_problems
 
 Load = Callable[[str], Sequence[Problem]]
@@ -22,14 +24,27 @@ CONTAMINATED = " (contaminated)"
 
 
 def pin_problem_sets(recipe: Recipe, pins: Pins) -> None:
-    """Pins the data sets that the recipe's problems come from on the hub.
+    """Pins the data sets that the recipe's problems come from, on the hub or in files.
 
     BadInput where the run began with another revision of one: the problems would change in its midst.
     """
     for spec in (*recipe.problems.train_sets, recipe.problems.validation, *recipe.problems.heldout):
-        hub = hub_set(spec)
+        hub, files = hub_set(spec), local_set(spec)
         if hub is not None:
             pins.pin(f"datasets/{hub.path}", hub.revision)
+        elif files is not None and files.exists():
+            pins.pin(f"problems/{spec}", _digest(files))
+
+
+def _digest(files: Path) -> str:
+    """Forty hex digits of a file's content, or of all files of a folder with their names."""
+    digest = hashlib.sha256()
+    for path in sorted(files.rglob("*")) if files.is_dir() else [files]:
+        if path.is_file():
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.relative_to(files)} {content}\n".encode())
+    return digest.hexdigest()[:40]
 
 
 def training_problems(recipe: Recipe, load: Load = ready_problems) -> dict[str, Problem]:

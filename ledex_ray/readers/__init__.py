@@ -32,6 +32,7 @@ __all__ = [
     "by_task_id",
     "hub_set",
     "load_problems",
+    "local_set",
     "needs_expected",
     "parse_spec",
     "read_problems",
@@ -116,6 +117,14 @@ def hub_set(spec: str) -> sources.Hub | None:
     parts = parse_spec(spec)
     named = parts.path is None and parts.name in sources.SETS
     return sources.SETS[parts.name].hub if named and sources.on_this_machine(parts.name) is None else None
+
+
+def local_set(spec: str) -> Path | None:
+    """The file or folder that a SPEC is read from, whether or not it is there; None where only the hub has the set."""
+    parts = parse_spec(spec)
+    if parts.name == "bundled":
+        return Path(__file__).parent.parent / "bundled"
+    return parts.path or sources.on_this_machine(parts.name)
 
 
 def _named(parts: Spec) -> list[Problem]:

@@ -1,4 +1,7 @@
-"""What comes from the hub is pinned by commit: with no hub here, by its client offline, over a cache made by hand."""
+"""What comes from the hub is pinned by commit: with no hub here, by its client offline, over a cache made by hand.
+
+What comes from files is pinned by their content.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
 
 
 def opened(name: str = NAME, run: str = "pinned", **more: Any) -> RunDirectory:
-    return RunDirectory.open(recipe_from_tree({"run": run, "model": {"name": name}, **more}))
+    """A run whose first stage has begun."""
+    run_directory = RunDirectory.open(recipe_from_tree({"run": run, "model": {"name": name}, **more}))
+    run_directory.event("stage_started", stage="synthesize")
+    return run_directory
 
 
 def test_a_run_writes_down_the_commit_of_each_model_beside_the_releases(runs_dir: Path, cache: Cache) -> None:
@@ -139,16 +145,23 @@ def test_every_data_set_of_the_hub_is_pinned_by_a_commit_in_the_table() -> None:
     assert [s.hub.path for s in sources.SETS.values() if not re.fullmatch("[0-9a-f]{40}", s.hub.revision)] == []
 
 
-def test_a_data_set_is_pinned_where_it_comes_from_the_hub_and_not_where_a_file_is_here(
+def test_a_data_set_is_pinned_by_its_commit_on_the_hub_or_by_the_content_of_its_file(
     runs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mbpp.jsonl").write_text("")
+    (tmp_path / "mbpp.jsonl").write_text("{}")
     monkeypatch.setenv("LEDEX_DATA", str(tmp_path))
     run = opened(problems=SPECS)
     pin_problem_sets(run.recipe, run.pins)
     run.close()
     pinned = json.loads((run.root / "versions.json").read_text())["hub"]
-    assert pinned == {"datasets/evalplus/mbppplus": sources.SETS["mbppplus"].hub.revision}
+    assert pinned["datasets/evalplus/mbppplus"] == sources.SETS["mbppplus"].hub.revision
+    assert set(pinned) == {"datasets/evalplus/mbppplus", "problems/mbpp@train", "problems/bundled@validation"}
+    again = opened(problems=SPECS)
+    pin_problem_sets(again.recipe, again.pins)
+    (tmp_path / "mbpp.jsonl").write_text("{ }")
+    with pytest.raises(BadInput, match=f"problems/mbpp@train: the run began with {pinned['problems/mbpp@train']}"):
+        pin_problem_sets(again.recipe, again.pins)
+    again.close()
 
 
 def test_a_run_does_not_go_on_with_another_revision_of_its_problems(
@@ -163,7 +176,7 @@ def test_a_run_does_not_go_on_with_another_revision_of_its_problems(
     monkeypatch.setitem(sources.SETS, "mbpp", later)  # as a later release of ours might have it
     again = opened(problems=SPECS)
     with pytest.raises(
-        BadInput, match=f"datasets/google-research-datasets/mbpp: the run began with commit {known.hub.revision}"
+        BadInput, match=f"datasets/google-research-datasets/mbpp: the run began with {known.hub.revision}"
     ):
         pin_problem_sets(again.recipe, again.pins)
     again.close()

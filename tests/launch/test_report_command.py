@@ -22,8 +22,9 @@ def report(*arguments: str) -> str:
 
 
 def begun(folder: Path, name: str = "quickstart") -> Path:
-    """A run in this folder that has trained nothing yet."""
+    """A run in this folder that has begun, and has trained nothing yet."""
     run = RunDirectory.open(Recipe(run=name), folder=folder)
+    run.event("stage_started", stage="synthesize")
     run.close()
     return run.root
 

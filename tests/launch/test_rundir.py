@@ -23,14 +23,27 @@ def test_the_same_recipe_opens_the_same_run(runs_dir: Path) -> None:
     again.close()
 
 
-def test_another_recipe_is_refused_and_names_the_keys(runs_dir: Path) -> None:
+def begin() -> None:
+    """A run whose first stage has begun."""
+    run = RunDirectory.open(Recipe())
+    run.path("synthesis", "solve")
+    run.close()
+
+
+def test_a_run_that_no_stage_has_begun_takes_another_recipe(runs_dir: Path) -> None:
+    RunDirectory.open(recipe_from_tree({"problems": {"train": "jsonl:no-such-file"}})).close()
     RunDirectory.open(Recipe()).close()
+    assert load_recipe(runs_dir / Recipe().run / "recipe.yaml") == Recipe()
+
+
+def test_another_recipe_is_refused_and_names_the_keys(runs_dir: Path) -> None:
+    begin()
     with pytest.raises(BadInput, match=r"sft\.epochs: 2 -> 5"):
         RunDirectory.open(recipe_from_tree({"sft": {"epochs": 5}}))
 
 
 def test_a_run_goes_on_with_more_sandboxes_or_other_hardware(runs_dir: Path) -> None:
-    RunDirectory.open(Recipe()).close()
+    begin()
     tree = {"sandbox": {"actors": 64}, "learner": {"ranks": 2, "threads": 1}, "rollout": {"actors": 4}}
     RunDirectory.open(recipe_from_tree(tree)).close()
     stored = load_recipe(runs_dir / Recipe().run / "recipe.yaml")
