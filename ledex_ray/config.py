@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
+_VARIABLE = re.compile(r"([A-Z_][A-Z0-9_]*)?")
 _CREDENTIALS = re.compile(r"[a-z0-9]://[^\s\"]*@", re.IGNORECASE)
 
 
@@ -368,6 +369,18 @@ class Recipe(Section):
     ppo: PPOConfig = PPOConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _keys_stay_in_the_environment(self) -> Recipe:
+        endpoint = self.synthesis.endpoint
+        if endpoint is not None and not _VARIABLE.fullmatch(endpoint.key_variable):
+            raise ValueError(
+                "'synthesis.endpoint.key_variable' is to be an environment variable's name in capitals, as "
+                "OPENAI_API_KEY, and never the key itself: recipes are stored and shown"
+            )
+        if endpoint is not None and "?" in endpoint.url:
+            raise ValueError("'synthesis.endpoint.url' without what follows '?': recipes are stored and shown")
+        return self
 
     @model_validator(mode="after")
     def _no_credentials(self) -> Recipe:

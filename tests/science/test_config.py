@@ -33,6 +33,7 @@ def _file(folder: Path, text: str) -> Path:
         ("evaluation: {modes: [direct, resample]}", ["evaluation", "resample", "needs explain"]),
         ("evaluation: {k: [50]}", ["evaluation", "50"]),
         ("run: ../escape", ["run", "../escape"]),
+        ("synthesis: {teacher: t, endpoint: {url: 'https://h/v1?key=secret'}}", ["synthesis.endpoint.url", "'?'"]),
         ("- a list", ["mine.yaml", "mapping"]),
         ("a: [unclosed", ["mine.yaml", "YAML"]),
         ("run: 2024-13-45", ["mine.yaml", "YAML", "month must be in 1..12"]),
@@ -43,6 +44,13 @@ def test_a_wrong_recipe_names_what_is_wrong(tmp_path: Path, text: str, parts: li
         load_recipe(_file(tmp_path, text))
     message = str(refused.value)
     assert all(part in message for part in ["mine.yaml", *parts]), message
+
+
+def test_a_key_in_the_place_of_its_variables_name_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="environment variable's name") as refused:
+        load_recipe(_file(tmp_path, "synthesis: {teacher: t, endpoint: {key_variable: sk-proj-secret}}"))
+    assert "secret" not in str(refused.value)
+    load_recipe(_file(tmp_path, "synthesis: {teacher: t, endpoint: {key_variable: ''}}"))
 
 
 def test_overrides_reach_nested_keys_and_scientific_numbers(tmp_path: Path) -> None:
