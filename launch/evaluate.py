@@ -28,6 +28,8 @@ from ledex_ray.tables import read_records, write_records
 
 __all__ = ["STAGE", "Candidate", "candidates", "evaluate", "evaluate_models"]
 
+TRAINED = {"sft": "sft", "ppo": "sft+rl"}  # stage -> label of what it leaves
+
 
 def evaluate(run: RunDirectory, fleet: Fleet) -> None:
     """Runs or resumes the stage over every model that the run has trained or its recipe names."""
@@ -37,8 +39,9 @@ def evaluate(run: RunDirectory, fleet: Fleet) -> None:
 
 def candidates(run: RunDirectory, fleet: Fleet) -> list[Candidate]:
     """The untrained model, what each finished training stage left, and the other models of `evaluation.models`."""
+    check_labels(run.recipe)
     found = [Candidate("prompt", "prompt", fleet.model_path, 0)]
-    for version, (stage, label) in enumerate((("sft", "sft"), ("ppo", "sft+rl")), start=1):
+    for version, (stage, label) in enumerate(TRAINED.items(), start=1):
         if stage in run.recipe.stages:
             if not run.done(stage):
                 raise BadInput(
@@ -47,12 +50,17 @@ def candidates(run: RunDirectory, fleet: Fleet) -> list[Candidate]:
                     expected=f"`ledex {stage} RECIPE` first, or `ledex run RECIPE`",
                 )
             found.append(Candidate(label, label, run.place(stage, "model"), 1_000_000 + version))
-    taken = {model.label for model in found}
-    for label, name in run.recipe.evaluation.models.items():
-        if label in taken:
-            raise BadInput("recipe key 'evaluation.models'", "uses a label that this run has", given=label)
-        found.append(Candidate(label, "prompt", fleet.model_path, 0, other=name))
-    return found
+    others = run.recipe.evaluation.models.items()
+    return found + [Candidate(label, "prompt", fleet.model_path, 0, other=name) for label, name in others]
+
+
+def check_labels(recipe: Recipe) -> None:
+    """Raises BadInput where `evaluation.models` has a label that a model of the run itself goes by."""
+    own = {"prompt", *TRAINED.values()}
+    for label in recipe.evaluation.models:
+        if label in own:
+            expected = f"another label than {', '.join(sorted(own))}"
+            raise BadInput("recipe key 'evaluation.models'", "uses a run's own label", given=label, expected=expected)
 
 
 def evaluate_models(run: RunDirectory, fleet: Fleet, models: Sequence[Candidate]) -> None:

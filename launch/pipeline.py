@@ -75,6 +75,7 @@ def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
     """Raises BadInput now for what a stage would otherwise find out hours later."""
     from launch.bug_set import named_bugs
     from launch.endpoint import endpoint_key
+    from launch.evaluate import check_labels
     from launch.model_cache import resolve_encoder, resolve_model
     from launch.problem_sets import heldout_problems, pin_problem_sets, training_problems, validation_problems
     from reward.arms import resolve_arm
@@ -87,8 +88,10 @@ def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
     if "ppo" in stages:
         resolve_arm(recipe.reward.arm)
         resolve_encoder(recipe.reward.encoder, pins)
+    if "ppo" in stages or "evaluate" in stages:
         validation_problems(recipe, load)
     if "evaluate" in stages:
+        check_labels(recipe)
         held_out = heldout_problems(recipe, load)
         if recipe.evaluation.bug_set is not None:
             named_bugs(recipe.evaluation.bug_set, held_out)

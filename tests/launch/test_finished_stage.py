@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,20 @@ def test_each_problem_set_is_read_once_before_the_stages_begin(runs_dir: Path, m
     with pytest.raises(BadInput, match="/nowhere"):  # found after the problem sets
         run_recipe(recipe)
     assert sorted(read) == ["bundled@heldout", "bundled@train", "bundled@validation"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"evaluation": {"models": {"sft": "owner/name"}}}, "uses a run's own label"),
+        ({"problems": {"validation": "bundled@heldout"}}, "holds problem .* of the heldout split"),
+    ],
+)
+def test_what_the_evaluation_would_refuse_is_refused_before_anything_is_trained(
+    runs_dir: Path, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(BadInput, match=told):
+        run_recipe(recipe_from_tree({"stages": ["synthesize", "sft", "evaluate"], **changes}))
 
 
 def test_more_iterations_are_another_recipe_so_that_nothing_goes_on_from_a_finished_stage(runs_dir: Path) -> None:
