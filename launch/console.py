@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(stderr=True)
+console = Console(stderr=True, emoji=False)  # ":100:" is a line number here
 if not console.is_terminal:
     console.width = 180  # a log file has room: tables stay readable
 log = logging.getLogger("ledex")

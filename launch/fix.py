@@ -71,11 +71,15 @@ def fix(
     Example: ledex fix stats.py --tests test_stats.py --model runs/quickstart/ppo/model
     """
     problem = read_problem(file, tests, task)
+    original = read_text(file)
+    code = original.replace("\r\n", "\n")
     policy = ModelConfig(name=model, trust_remote_code=trust_remote_code)
     sampling = SamplingConfig(n=samples, temperature=temperature, max_tokens=max_tokens)
     try:
         with Judge(JudgeConfig()) as judge, Scorer() as scorer:
-            start = Proposal(read_text(file), "", judge.judge(problem, read_text(file)))
+            start = Proposal(code, "", judge.judge(problem, code))
+            if start.verdict.status is Status.INFRA:
+                raise StartFailed(f"{file} could not be judged: {start.verdict.feedback}")
             if start.verdict.passed:
                 _say(f"{file}: all {start.verdict.n_tests} tests pass, there is nothing to fix")
                 raise SystemExit(FIXED)
@@ -89,11 +93,19 @@ def fix(
         console.print(f"ledex fix: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(NOT_FIXED) from None
     if write:
-        mode = file.stat().st_mode
-        write_atomically(file, found.code)
-        file.chmod(mode)
-        _say(f"{file}: written")
+        _write(file, original, found.code)
     raise SystemExit(FIXED)
+
+
+def _write(file: Path, original: str, fixed: str) -> None:
+    """Puts the fix into the file, under its own line endings and mode; not over what was saved there meanwhile."""
+    if read_text(file) != original:
+        _say(f"{file}: not written, it has been changed since its tests ran")
+        raise SystemExit(NOT_FIXED)
+    mode = file.stat().st_mode
+    write_atomically(file, fixed.replace("\n", "\r\n") if "\r\n" in original else fixed)
+    file.chmod(mode)
+    _say(f"{file}: written")
 
 
 def read_problem(file: Path, tests: Path, task: str = "") -> Problem:
@@ -235,7 +247,7 @@ def _distance(a: str, b: str) -> int:
 def _show(file: Path, start: Proposal, found: Proposal, scorer: Scorer) -> None:
     if found.explanation:
         _say(f"\n{found.explanation}")
-    shown = Console(highlight=False, soft_wrap=True)
+    shown = _output()
     diff = _plain(scorer.diff(start.code, found.code, file.name))
     shown.print(Syntax(diff, "diff", background_color="default") if shown.is_terminal else diff, markup=False)
     weak = (
@@ -245,7 +257,11 @@ def _show(file: Path, start: Proposal, found: Proposal, scorer: Scorer) -> None:
 
 
 def _say(text: str) -> None:
-    Console(highlight=False, soft_wrap=True).print(_plain(text), markup=False)
+    _output().print(_plain(text), markup=False)
+
+
+def _output() -> Console:
+    return Console(highlight=False, soft_wrap=True, emoji=False)  # code is full of colons
 
 
 def _plain(text: str) -> str:

@@ -1,4 +1,7 @@
-"""`ledex plan`: what a recipe needs on each kind of actor, before anything is started. No Ray, no torch."""
+"""`ledex plan`: what a recipe needs on each kind of actor, before anything is started.
+
+No Ray; torch only to convert the packaged model, once.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from actors.places import is_url
 from actors.precision import resolve_precision
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
@@ -54,7 +58,7 @@ def plan(
 
 
 def _show(made: Plan, title: str) -> None:
-    console = Console()
+    console = Console(emoji=False)
     table = Table(title=title, title_justify="left")
     for column in ("actor", "count", "on", "GiB each", "of which", "note"):
         table.add_column(column, justify="right" if column in ("count", "GiB each") else "left")
@@ -72,7 +76,7 @@ def _show(made: Plan, title: str) -> None:
 
 def _show_placement(recipe: Recipe, gpus: int, nodes: int) -> bool:
     """Prints what each stage asks the scheduler for; whether GPU nodes as given lack a place for some of it."""
-    console = Console()
+    console = Console(emoji=False)
     homeless = False
     for stage, demands in phases(recipe).items():
         console.print(f"{stage} asks for {', '.join(f'{d} {d.strategy}' for d in demands) or 'nothing'}", markup=False)
@@ -85,10 +89,13 @@ def _show_placement(recipe: Recipe, gpus: int, nodes: int) -> bool:
 
 def _configuration(name: str) -> Path:
     """A directory with the model's config.json: the packaged model, a path, or the hub's configuration alone."""
+    from launch.adapters import base_of, is_adapter
     from launch.model_cache import PACKAGED_MODEL, resolve_model
     from launch.pins import split_revision
 
-    if name == PACKAGED_MODEL or Path(name).is_dir():
+    if Path(name).is_dir() and is_adapter(Path(name)):
+        return _configuration(base_of(Path(name)))
+    if name == PACKAGED_MODEL or Path(name).is_dir() or is_url(name):
         return resolve_model(name)
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError

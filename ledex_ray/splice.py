@@ -54,7 +54,7 @@ def blocks(code: str) -> list[Block]:
     found: list[Block] = []
     name: str | None = ""  # None: decorators wait for their definition
     lines: list[str] = []
-    for line in code.splitlines():
+    for line in code.split("\n"):  # a form feed or a Unicode separator, perhaps in a string, ends no line of Python
         defines, decorates = _DEFINES.match(line), line.startswith("@")
         if name is None:
             name = defines[1] if defines else None

@@ -74,9 +74,10 @@ def _lines(path: Path) -> tuple[Test, ...]:
         if line.strip():
             where = f"{path}:{number}"
             try:
-                tests.append(parse_test(json.loads(line), where, "test"))
-            except (json.JSONDecodeError, RecursionError) as error:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:  # also a number of too many digits
                 raise BadInput(where, f"is not JSON ({error})", given=line, expected="one test a line") from error
+            tests.append(parse_test(row, where, "test"))
     if not tests:
         raise BadInput(str(path), "holds no test", expected="one test a line")
     if len({isinstance(test, StdioTest) for test in tests}) > 1:

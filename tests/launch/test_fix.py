@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from launch.cli import app
-from launch.fix import read_problem
+from launch.fix import _say, _write, read_problem
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import AssertTest, CallTest
 from ledex_ray.splice import splice
@@ -95,6 +95,35 @@ def test_decorators_and_signatures_of_several_lines_go_with_their_function() -> 
     assert splice(file, "@cache\ndef f(x):\n    return x + 1\n") == file.replace(
         "def f(\n    x,\n):\n    return x - 1", "def f(x):\n    return x + 1"
     )
+
+
+def test_what_ends_no_line_of_python_stays_in_its_string() -> None:
+    file = 'SEPARATORS = "\x0c\u2028\x1c"\n\n\ndef f():\n    return 1\n'
+    assert splice(file, "def f():\n    return 2\n") == file.replace("return 1", "return 2")
+
+
+def test_a_fix_keeps_the_files_line_endings_its_mode_and_the_link_to_it(tmp_path: Path) -> None:
+    file, link = tmp_path / "f.py", tmp_path / "link.py"
+    file.write_bytes(b"def f():\r\n    return 1\r\n")
+    file.chmod(0o754)
+    link.symlink_to(file)
+    _write(link, "def f():\r\n    return 1\r\n", "def f():\n    return 2\n")
+    assert file.read_bytes() == b"def f():\r\n    return 2\r\n" and file.stat().st_mode & 0o777 == 0o754
+    assert link.is_symlink()
+
+
+def test_a_fix_is_not_written_over_what_was_saved_meanwhile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "f.py"
+    file.write_text("mine\n")
+    with pytest.raises(SystemExit) as ended:
+        _write(file, "before\n", "fixed\n")
+    assert ended.value.code == 1 and file.read_text() == "mine\n"
+    assert "has been changed" in capsys.readouterr().out
+
+
+def test_code_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    _say("xs[:end:2] p.jsonl:100: [bold]")
+    assert capsys.readouterr().out == "xs[:end:2] p.jsonl:100: [bold]\n"
 
 
 def call_on_a_bug(folder: Path) -> tuple[Path, list[str]]:
