@@ -46,8 +46,8 @@ def compare(names: Sequence[str], out: Path) -> tuple[list[str], list[list[str]]
     """
     if not out.parent.is_dir():
         raise BadInput("--out", "its folder does not exist", given=str(out))
-    if out.is_dir():
-        raise BadInput("--out", "is a directory", given=str(out), expected="a file, e.g. comparison.html")
+    if out.exists() and not out.is_file():
+        raise BadInput("--out", "is no file", given=str(out), expected="a file, e.g. comparison.html")
     found = [find_run(name) for name in names]
     short = short_names([root for root, _ in found])
     runs = [_read(name, root, recipe) for name, (root, recipe) in zip(short, found, strict=True)]
@@ -113,7 +113,10 @@ def _read(name: str, root: Path, recipe: Recipe) -> Run:
     folder = root / STAGE
     if not (folder / "evaluation.json").exists():
         return Run(name, root, recipe, {}, ())
-    results = json.loads((folder / "evaluation.json").read_text())
+    try:
+        results = json.loads((folder / "evaluation.json").read_text())
+    except ValueError as error:
+        raise BadInput(str(folder / "evaluation.json"), f"is not JSON ({error})") from error
     samples = read_records(folder / "samples.parquet", Sample)
     models = {r["label"]: r["model"] for r in results["results"]}
     benchmarks = {s.problem_id: s.problem_id.partition("/")[0] for s in samples}

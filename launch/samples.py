@@ -142,11 +142,16 @@ def on_cluster(pairs: Iterator[tuple[Problem, str]], address: str, workers: int)
 
 @contextlib.contextmanager
 def output(out: Path | None) -> Iterator[IO[str]]:
-    """Standard output, or a temporary file that becomes `out` when all is written."""
+    """Standard output, or a temporary file that becomes `out` when all is written; a device or pipe is written to."""
     if out is None:
         yield sys.stdout
         sys.stdout.flush()
         return
+    if out.exists() and not out.is_file():
+        with out.open("w", encoding="utf-8") as file:
+            yield file
+        return
+    out = out.resolve()  # where a link leads, not over the link
     descriptor, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
     try:
         with open(descriptor, "w", encoding="utf-8") as file:

