@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from launch.rundir import read_parts
 from ledex_ray.config import Recipe
+from ledex_ray.placement import phases
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,9 @@ def stage_seconds(root: Path) -> dict[str, float]:
 
 
 def stage_gpus(recipe: Recipe, stage: str) -> float:
-    """GPUs that a stage holds under this recipe."""
-    engines = recipe.rollout.gpus * recipe.rollout.tensor_parallel * recipe.rollout.actors
-    learners = recipe.learner.gpus * recipe.learner.ranks
-    return {"synthesize": engines, "sft": learners, "ppo": engines + learners, "evaluate": engines}.get(stage, 0.0)
+    """GPUs that a stage of this recipe's holds: also those of engines that a stage before it has started."""
+    held = (bundle for demand in phases(recipe).get(stage, ()) for bundle in demand.bundles)
+    return sum(bundle.get("GPU", 0.0) for bundle in held)
 
 
 def _provenance(root: Path, folder: str, item: str = "attempt_id") -> dict[str, int]:

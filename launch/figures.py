@@ -61,7 +61,9 @@ def pass_curves(history: Rows) -> Figure:
     """Pass rate of refinements in training by iteration, and on validation bugs."""
     figure, (axes,) = subplots(1)
     passed = [
-        {**row, "pass_rate": row.get("verdict_passed", 0) / row["episodes"]} if "tests_passed" in row else row
+        {**row, "pass_rate": row.get("verdict_passed", 0) / judged}
+        if "tests_passed" in row and (judged := row["episodes"] - row.get("verdict_infra", 0)) > 0
+        else row
         for row in history  # codebleu_only executes nothing in training
     ]
     names = {"pass_rate": "training", "validation_pass_rate": "validation"}

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from launch.figures import COLOURS, INK, legend_below, subplots
 from ledex_ray.evaluation import Sample
+from ledex_ray.records import Status
 
 MOST_ERRORS = 8
 OUTCOMES = {"fixed": "#10b981", "same error": "#a3a3a3", "another error": "#f59e0b", "copied": "#6b7280"}
@@ -92,7 +93,8 @@ def flow_of(samples: Sequence[Sample], label: str) -> dict[str, Counter[str]]:
     first = {s.id: s for s in samples if s.label == label and s.mode == "initial"}
     found: dict[str, Counter[str]] = {}
     for s in samples:
-        if s.key == (label, "explain", 1, "own", kind) and s.parent_id in first:
+        asked = s.key == (label, "explain", 1, "own", kind) and s.parent_id in first
+        if asked and s.status != Status.INFRA:
             before = first[s.parent_id]
             error = before.error or before.status.lower()
             after = s.error or s.status.lower()

@@ -35,14 +35,14 @@ def table_1(
 ) -> list[dict[str, object]]:
     """LeDex, Table 1: by data set the distinct solutions, those that are right and wrong, and the verified refinements.
 
-    Distinct is by syntax tree. `rate` is verified refinements / refinements asked for, None where none were. Seeded
-    bugs are not the model's, and in no row.
+    Distinct is by syntax tree. `rate` is verified refinements / refinements judged, None where none were. Seeded
+    bugs are not the model's, and in no row; infrastructure faults are in none either.
     """
     rows: list[dict[str, object]] = []
     for data_set in sorted({data_sets[a.problem_id] for a in attempts}):
-        own = {(a.problem_id, a.normal_hash or a.code): a for a in attempts if data_sets[a.problem_id] == data_set}
-        judged = [a for a in own.values() if a.verdict.status is not Status.INFRA]
-        asked = [r for r in refinements if data_sets[r.problem_id] == data_set]
+        chosen = [a for a in attempts if data_sets[a.problem_id] == data_set and a.verdict.status is not Status.INFRA]
+        judged = {(a.problem_id, a.normal_hash or a.code): a for a in chosen}.values()
+        asked = [r for r in refinements if data_sets[r.problem_id] == data_set and not _fault(r)]
         verified = sum(_verified(r) for r in asked)
         rows.append(
             {
@@ -74,3 +74,7 @@ def _cell(value: object) -> str:
 
 def _verified(refinement: Refinement) -> bool:
     return refinement.verdict.passed and not refinement.verdict.weak
+
+
+def _fault(refinement: Refinement) -> bool:
+    return refinement.verdict.status is Status.INFRA

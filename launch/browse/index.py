@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import yaml
 
 SCHEMA = pa.schema(
     [
@@ -206,6 +207,7 @@ def _episodes(table: pa.Table, path: Path) -> dict[str, Any]:
 def _evaluated(table: pa.Table, path: Path) -> dict[str, Any]:
     first = pc.equal(table["mode"], "initial")
     fresh = pc.or_(first, pc.equal(table["mode"], "resample"))
+    rootless = pc.or_(fresh, pc.equal(table["bugs"], "fixed")) if _bugs_of_another_run(path) else fresh
     return {
         "by": table["label"],
         "mode": table["mode"],
@@ -214,8 +216,15 @@ def _evaluated(table: pa.Table, path: Path) -> dict[str, Any]:
         "verdict": table["status"],
         "copied": pc.if_else(fresh, pa.scalar(None, pa.bool_()), table["copied"]),
         "id": table["id"],
-        "parent": pc.if_else(fresh, "", table["parent_id"]),
+        "parent": pc.if_else(rootless, "", table["parent_id"]),
     }
+
+
+def _bugs_of_another_run(part: Path) -> bool:
+    """Whether the recipe names a bug set: its ids are then other samples' than this run's of the same id."""
+    recipe = part.parents[3] / "recipe.yaml"
+    tree = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.exists() else {}
+    return bool((tree.get("evaluation") or {}).get("bug_set"))
 
 
 def attempt_of(group_id: str) -> str:
@@ -273,7 +282,7 @@ SOURCES: Sequence[_Source] = (
     _Source(
         "evaluation",
         "evaluation/*/parts/part-*.parquet",
-        ("id", "parent_id", "problem_id", "label", "mode", "round", "status", "copied"),
+        ("id", "parent_id", "problem_id", "label", "mode", "round", "bugs", "status", "copied"),
         _evaluated,
     ),
 )

@@ -24,13 +24,14 @@ from launch.parts import Parts
 from launch.rundir import find_run
 from ledex_ray.episode_store import EpisodeStore
 from ledex_ray.errors import BadInput
+from ledex_ray.evaluation import Sample
 from ledex_ray.prompts import PROMPT_VERSION
 from ledex_ray.readers import CanonicalRun, load_problems
 from ledex_ray.readers.evalplus import PENDING
-from ledex_ray.recipes import load_recipe, recipe_from_tree
+from ledex_ray.recipes import dump_recipe, load_recipe, recipe_from_tree
 from ledex_ray.records import Attempt, Provenance, Status, TestResult, TestStatus, Verdict
 from tests.evaluation.browser import Page
-from tests.evaluation.sample_run import HOSTILE, RIGHT, byte_tokenizer, episode
+from tests.evaluation.sample_run import HOSTILE, RIGHT, WRONG, byte_tokenizer, episode, sample
 from tests.evaluation.serving import served
 
 Serve = Callable[..., str]
@@ -92,6 +93,19 @@ def test_every_kind_of_answer_is_found_with_its_reward(run_root: Path) -> None:
     assert rewards == pytest.approx([3.5, -2.0, -4.5, 4.5])
     assert {row["iteration"] for row in rows if row["stage"] == "ppo"} == {1, 2}
     assert all(row["reward"] is None for row in rows if row["stage"] != "ppo")
+
+
+def test_bugs_of_another_run_have_no_page_in_this_one(tmp_path: Path) -> None:
+    for bug_set, parents in ((None, ["", "jsonl/a@m/initial0/null//0"]), ("other/bugs.parquet", ["", ""])):
+        root = tmp_path / str(bug_set is None)
+        (root / "evaluation/heldout/parts").mkdir(parents=True)
+        (root / "recipe.yaml").write_text(dump_recipe(recipe_from_tree({"evaluation": {"bug_set": bug_set}})))
+        first = dataclasses.replace(sample(0, "initial", WRONG, WRONG), id="jsonl/a@m/initial0/null//0")
+        fixed = sample(1, "explain", WRONG, WRONG, first.id, bugs="fixed")
+        Parts(root / "evaluation/heldout/parts", Sample).append([first, fixed])
+        index = RunIndex(root)
+        index.refresh()
+        assert [row["parent"] for row in index.table.to_pylist()] == parents
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,9 @@ def test_costs_count_each_prompt_once_and_each_answer_once(runs_dir: Path) -> No
 
 def test_every_worker_of_an_engine_holds_its_gpus() -> None:
     recipe = recipe_from_tree({"rollout": {"gpus": 1, "actors": 2, "tensor_parallel": 4}, "learner": {"gpus": 1}})
-    assert [stage_gpus(recipe, stage) for stage in ("evaluate", "sft", "ppo")] == [8, 1, 9]
+    assert [stage_gpus(recipe, stage) for stage in ("evaluate", "sft", "ppo")] == [8, 9, 9]
+    alone = recipe.model_copy(update={"stages": ("sft",)})
+    assert stage_gpus(alone, "sft") == 1  # no engine was started before it
 
 
 def test_costs_count_the_parts_of_a_release_that_wrote_less(run: RunDirectory) -> None:
@@ -193,7 +195,7 @@ def test_a_name_is_as_long_as_it_takes_to_be_told_apart() -> None:
 
 
 def test_the_comparison_goes_into_a_file(run: RunDirectory, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="is a directory"):
+    with pytest.raises(BadInput, match="is no file"):
         compare(["one", "one"], tmp_path)
 
 
