@@ -158,7 +158,7 @@ class Pool(Generic[T]):
     # Leases
 
     def assign(self) -> list[Lease[T]]:
-        """New leases for members with room, the least busy first."""
+        """New leases for members with room, the least busy first; where little waits, spread over them all."""
         made: list[Lease[T]] = []
         while self._queue:
             free = [
@@ -168,9 +168,9 @@ class Pool(Generic[T]):
             ]
             if not free:
                 break
-            free.sort()
-            lease = self._lease_to([name for _, name in free])
-            made.append(lease)
+            free.sort(key=lambda pair: pair[0])  # a tie goes to whoever joined first
+            slots = sum(self._leases_per_member - held for held, _ in free)
+            made.append(self._lease_to([name for _, name in free], most=-(-len(self._queue) // slots)))
         return made
 
     def finish(self, lease_id: int, again: Collection[str] = ()) -> tuple[str, ...]:
@@ -227,10 +227,10 @@ class Pool(Generic[T]):
         """Whether the lease is still in a member's hands."""
         return lease_id in self._leases
 
-    def _lease_to(self, members: list[str]) -> Lease[T]:
+    def _lease_to(self, members: list[str], most: int) -> Lease[T]:
         entry = self._entries[self._queue[0]]
         member = next((name for name in members if name != entry.avoid), members[0])
-        size = 1 if entry.strikes else self._batch_size
+        size = 1 if entry.strikes else min(self._batch_size, most)
         ids: list[str] = []
         while self._queue and len(ids) < size:
             follower = self._entries[self._queue[0]]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 POLL_SECONDS = 0.2
+SOON_SECONDS = 0.02
 FETCH_SECONDS = 30.0
 PROBE_SECONDS = 1.0
 MEMBERS_SECONDS = 1.0
@@ -88,8 +90,8 @@ class RayPool(Generic[T, R]):
         self._asked_members: ray.ObjectRef | None = None
         self._next_members = 0.0
         self._dead: set[str] = set()
-        for name, handle in actors.items():
-            self.join(name, handle)
+        for name in random.sample(list(actors), len(actors)):  # several clients with little work each take other actors
+            self.join(name, actors[name])
 
     def join(self, name: str, handle: Any) -> None:
         """Adds an actor; it gets work once it answers `ready`."""
@@ -117,24 +119,30 @@ class RayPool(Generic[T, R]):
         self._counts.waiting(+1)
 
     def map(
-        self, items: Iterable[tuple[str, T]], called_off: Callable[[], bool] = lambda: False
+        self, items: Iterable[tuple[str, T] | None], called_off: Callable[[], bool] = lambda: False
     ) -> Iterator[tuple[str, R | Dropped]]:
         """(id, result) as they finish; reads no further ahead in `items` than keeps the actors busy.
 
-        Closing the iterator calls off what actors have not begun (an engine stops in mid answer). Raises CalledOff
-        soon after `called_off` has become true, also while nothing finishes.
+        A None among the items: there is none now, and there may be one soon. Closing the iterator calls off what actors
+        have not begun (an engine stops in mid answer). Raises CalledOff soon after `called_off` has become true, also
+        while nothing finishes.
         """
         source = iter(items)
         open_ended = True
         try:
             while open_ended or self.unfinished:
+                patience = POLL_SECONDS
                 while open_ended and self.room > 0:
-                    pair = next(source, None)
-                    if pair is None:
+                    try:
+                        pair = next(source)
+                    except StopIteration:
                         open_ended = False
-                    else:
-                        self.submit(*pair)
-                yield from self.poll(POLL_SECONDS)
+                        break
+                    if pair is None:
+                        patience = SOON_SECONDS
+                        break
+                    self.submit(*pair)
+                yield from self.poll(patience)
                 if called_off():
                     raise CalledOff(f"{self.unfinished} items called off")
         finally:

@@ -16,7 +16,7 @@ from functools import partial
 from actors.embedder import EmbedderClient
 from actors.generation import Generation, GenerationRequest, WeightsRef
 from actors.ray_pool import CalledOff
-from actors.sandbox import ScoreRequest, ScoreResult
+from actors.sandbox import ScoreRequest, ScoreResult, ScoreStream
 from launch.dialogue import Assignment, Dialogue, build_episode
 from launch.fleet import Fleet
 from launch.jobs import item_seed
@@ -33,7 +33,7 @@ from reward.terms import TextJob
 log = logging.getLogger(__name__)
 
 ENCODER_SECONDS = 120.0  # of silence; a sandbox's where that is shorter
-SCORING_THREADS = 8  # groups in scoring at a time; each thread only waits for actors
+THREADS = 8  # groups that are compared with the encoder at a time; each thread only waits for actors
 
 
 class Assignments:
@@ -52,6 +52,7 @@ class Assignments:
         max_prompts: int | None = None,
     ) -> None:
         self._problems, self._renderer, self._recipe, self._arm = problems, renderer, recipe, arm
+        self._lap: tuple[int, list[int]] = -1, []
         longest = recipe.model.max_length - recipe.ppo.sampling.max_tokens
         pairs = [
             (t, Instruction(name))
@@ -77,11 +78,17 @@ class Assignments:
         """The assignments at positions [start, start + count)."""
         return [self._at(position) for position in range(start, start + count)]
 
+    def _order(self, lap: int) -> list[int]:
+        """The order of the pairs in a lap over all of them; the latest lap's is kept."""
+        if self._lap[0] != lap:
+            order = list(range(len(self._pairs)))
+            random.Random(f"{self._recipe.ppo.seed}/{lap}").shuffle(order)
+            self._lap = lap, order
+        return self._lap[1]
+
     def _at(self, position: int) -> Assignment:
         lap, index = divmod(position, len(self._pairs))
-        order = list(range(len(self._pairs)))
-        random.Random(f"{self._recipe.ppo.seed}/{lap}").shuffle(order)
-        trajectory, instruction = self._pairs[order[index]]
+        trajectory, instruction = self._pairs[self._order(lap)[index]]
         problem, verified = self._problems[trajectory.attempt.problem_id], trajectory.verified
         limit = self._recipe.reward.max_references
         return Assignment(
@@ -106,7 +113,7 @@ class Collector:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet, self._recipe = fleet, fleet.recipe
         self.arm = resolve_arm(self._recipe.reward.arm)
-        self._threads = ThreadPoolExecutor(SCORING_THREADS, thread_name_prefix="score")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="score")
 
     def collect(
         self,
@@ -162,25 +169,34 @@ class Collector:
             for id, group in groups.items()
         ]
         scoring: list[Future[list[Dialogue]]] = []
-        for generation in self._fleet.rollout.client(weights).generate(requests, called_off):
-            if generation.error:
-                log.warning("assignment_given_up id=%s reason=%s", generation.id, generation.error)
-                continue
-            scoring.append(self._threads.submit(self._score, groups[generation.id], generation, execute))
-        for group in scoring:
-            if called_off():
-                raise CalledOff("scores called off")
-            yield group.result()
+        with ScoreStream(self._fleet.sandbox.client()) as stream:
+            for generation in self._fleet.rollout.client(weights).generate(requests, called_off):
+                if generation.error:
+                    log.warning("assignment_given_up id=%s reason=%s", generation.id, generation.error)
+                    continue
+                scoring.append(self.score(groups[generation.id], generation, stream, execute))
+            for scored in scoring:
+                if called_off():
+                    raise CalledOff("scores called off")
+                yield scored.result()
 
-    def _score(self, group: list[Dialogue], generation: Generation, execute: bool) -> list[Dialogue]:
+    def score(
+        self, group: list[Dialogue], generation: Generation, stream: ScoreStream, execute: bool
+    ) -> Future[list[Dialogue]]:
+        """The group, each dialogue with its answer of the generation and what that earned."""
+        answers = zip(group, generation.completions, strict=True)
+        asked = [stream.submit(self._request(dialogue, completion.text, execute)) for dialogue, completion in answers]
+        return self._threads.submit(self._rewarded, group, generation, asked)
+
+    def _rewarded(
+        self, group: list[Dialogue], generation: Generation, asked: Sequence[Future[ScoreResult]]
+    ) -> list[Dialogue]:
         assignment, first = group[0].assignment, not group[0].turns
         explain = first and assignment.instruction is Instruction.EXPLAIN
-        answers = list(zip(group, generation.completions, strict=True))
-        requests = [self._request(assignment, d.turn_id, completion.text, execute) for d, completion in answers]
-        results = {r.id: r for r in self._fleet.sandbox.client().score(requests)}
-        ordered = [results[request.id] for request in requests]
-        similarities = self._similarities(assignment, ordered) if explain else [None] * len(ordered)
-        for (dialogue, completion), result, similarity in zip(answers, ordered, similarities, strict=True):
+        results = [score.result() for score in asked]
+        similarities = self._similarities(assignment, results) if explain else [None] * len(results)
+        answered = zip(group, generation.completions, results, similarities, strict=True)
+        for dialogue, completion, result, similarity in answered:
             reward = compose(
                 self.arm,
                 result.terms,
@@ -194,9 +210,10 @@ class Collector:
             dialogue.answer(completion, result, reward)
         return group
 
-    def _request(self, assignment: Assignment, id: str, text: str, execute: bool) -> ScoreRequest:
+    def _request(self, dialogue: Dialogue, text: str, execute: bool) -> ScoreRequest:
+        assignment = dialogue.assignment
         job = TextJob(
-            id=id,
+            id=dialogue.turn_id,
             text=text,
             instruction=assignment.instruction,
             entry_point=assignment.problem.entry_point,

@@ -49,15 +49,29 @@ def test_the_least_busy_member_is_given_work_first() -> None:
     assert [lease.member for lease in pool.assign()] == ["a", "b", "a"]
 
 
+def test_little_work_is_spread_over_all_members_and_much_goes_in_whole_batches() -> None:
+    pool = make_pool(Clock(), batch_size=4, leases_per_member=2)
+    serving(pool, "a", "b", "c")
+    add(pool, *"tuvwxyz")
+    assert [(lease.member, len(lease.items)) for lease in pool.assign()] == [
+        ("a", 2), ("b", 1), ("c", 1), ("a", 1), ("b", 1), ("c", 1),
+    ]  # fmt: skip
+    pool = make_pool(Clock(), batch_size=4, leases_per_member=2)
+    serving(pool, "a", "b", "c")
+    add(pool, *map(str, range(40)))
+    assert [len(lease.items) for lease in pool.assign()] == [4] * 6
+
+
 def test_a_batch_lost_with_its_member_goes_elsewhere_one_by_one() -> None:
-    pool = make_pool(Clock(), batch_size=3)
+    pool = make_pool(Clock(), batch_size=3, leases_per_member=1)
     serving(pool, "a")
     add(pool, "x", "y", "z")
     (lease,) = pool.assign()
     assert lease.item_ids == ("x", "y", "z")
     assert pool.lost("a", "killed") == ("x", "y", "z")
     serving(pool, "b")
-    assert [retry.item_ids for retry in pool.assign()] == [("x",), ("y",)]  # two leases a member
+    pool.ready("a")
+    assert [retry.item_ids for retry in pool.assign()] == [("x",), ("y",)]
 
 
 def test_a_result_that_comes_after_its_lease_was_taken_back_is_not_delivered() -> None:

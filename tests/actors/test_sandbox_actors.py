@@ -17,7 +17,8 @@ import pytest
 import ray
 
 from actors import watchdog
-from actors.sandbox import SandboxClient, ScoreRequest, ScoreResult
+from actors.ray_pool import CalledOff
+from actors.sandbox import SandboxClient, SandboxInfo, ScoreRequest, ScoreResult, ScoreStream
 from actors.sandbox_group import SandboxGroup
 from ledex_ray.config import SandboxConfig
 from ledex_ray.problems import AssertTest, Limits, Problem
@@ -139,6 +140,29 @@ def test_requests_are_read_no_faster_than_sandboxes_work(group: SandboxGroup) ->
     assert read < 100
 
 
+def test_a_stream_scores_what_comes_while_it_is_open_and_calls_off_the_rest(group: SandboxGroup) -> None:
+    slow = SLOW.format(seconds=0.5)
+    with ScoreStream(group.client()) as stream:
+        first = stream.submit(request("first", RIGHT)).result(timeout=60)
+        assert first.verdict is not None and first.verdict.passed
+        later = [stream.submit(request(f"later{i}", WRONG)) for i in range(6)]
+        assert {score.result(timeout=60).id for score in later} == {f"later{i}" for i in range(6)}
+        left = [stream.submit(request(f"left{i}", slow)) for i in range(40)]
+    assert any(isinstance(score.exception(timeout=1), CalledOff) for score in left)
+    with pytest.raises(CalledOff):
+        stream.submit(request("late", RIGHT))
+
+
+def serving(group: SandboxGroup) -> SandboxInfo:
+    """One of the sandboxes that is up; the one that was killed before may still be starting anew."""
+    calls = [actor.ready.remote() for actor in group.actors.values()]
+    while True:
+        (done, *_), calls = ray.wait(calls, timeout=60)
+        with suppress(ray.exceptions.RayActorError):
+            found: SandboxInfo = ray.get(done)
+            return found
+
+
 @pytest.mark.parametrize("victim", ["actor", "fork server or referee"])
 def test_every_item_gets_exactly_one_verdict_though_processes_are_killed(group: SandboxGroup, victim: str) -> None:
     slow = SLOW.format(seconds=0.15)
@@ -147,7 +171,7 @@ def test_every_item_gets_exactly_one_verdict_though_processes_are_killed(group: 
     for result in group.client().score(requests):
         seen.append(result)
         if len(seen) in (8, 20):
-            info = ray.get(next(iter(group.actors.values())).ready.remote(), timeout=60)
+            info = serving(group)
             for pid in (info.pid,) if victim == "actor" else info.children:
                 os.kill(pid, signal.SIGKILL)
     assert sorted(r.id for r in seen) == sorted(r.id for r in requests)

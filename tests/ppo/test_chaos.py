@@ -15,6 +15,7 @@ import pytest
 import ray
 
 from actors.generation import Completion, Generation
+from actors.sandbox import ScoreStream
 from benchmarks.small_runs import small_tree
 from launch.collect import Assignments, Collector
 from launch.dialogue import Dialogue, build_episode
@@ -33,6 +34,7 @@ from tests.ppo.chaos import Chaos, Log
 pytestmark = pytest.mark.acceptance
 
 ITERATIONS, PROMPTS, SAMPLES = 20, 4, 4
+READY = 4  # deadlines: in which an engine or a rank becomes ready, on a busy machine too
 LEARNER_READY = 20.0
 
 
@@ -42,8 +44,9 @@ def tree(model: Path, run: str, mode: str, deadline: float) -> dict[str, Any]:
         run,
         problems={"limit": 6},
         sandbox={"actors": 2, "deadline_seconds": deadline},
-        rollout={"deadline_seconds": deadline},
-        learner={"deadline_seconds": 2 * deadline},
+        # A process may also be stopped while it starts: as long as that may take, nothing is named.
+        rollout={"deadline_seconds": deadline, "ready_seconds": READY * deadline},
+        learner={"deadline_seconds": 2 * deadline, "ready_seconds": READY * deadline},
         ppo={
             "iterations": ITERATIONS,
             "mode": mode,
@@ -125,16 +128,18 @@ def dishonest(run: RunDirectory, fleet: Fleet, episodes: list[Episode]) -> list[
         load_trajectories(run), training_problems(run.recipe), fleet.renderer, run.recipe, collector.arm
     )
     wrong = []
-    for group_id in dict.fromkeys(e.group_id for e in episodes):
-        (assignment,) = assignments.take(int(group_id.split("/")[0]), 1)
-        group = [e for e in episodes if e.group_id == group_id]
-        dialogues = [Dialogue(assignment, int(e.id.rpartition("/")[2])) for e in group]
-        generation = Generation(group_id, tuple(completion(e) for e in group))
-        for dialogue, episode in zip(collector._score(dialogues, generation, True), group, strict=True):
-            again = build_episode(dialogue, episode.temperature, fleet.renderer)
-            assert again.id == episode.id and again.scored
-            if episode.scored and not np.array_equal(again.rewards, episode.rewards):
-                wrong.append(episode.id)
+    with ScoreStream(fleet.sandbox.client()) as stream:
+        for group_id in dict.fromkeys(e.group_id for e in episodes):
+            (assignment,) = assignments.take(int(group_id.split("/")[0]), 1)
+            group = [e for e in episodes if e.group_id == group_id]
+            dialogues = [Dialogue(assignment, int(e.id.rpartition("/")[2])) for e in group]
+            generation = Generation(group_id, tuple(completion(e) for e in group))
+            scored = collector.score(dialogues, generation, stream, execute=True).result()
+            for dialogue, episode in zip(scored, group, strict=True):
+                again = build_episode(dialogue, episode.temperature, fleet.renderer)
+                assert again.id == episode.id and again.scored
+                if episode.scored and not np.array_equal(again.rewards, episode.rewards):
+                    wrong.append(episode.id)
     return wrong
 
 
