@@ -26,6 +26,7 @@ from ledex_ray.problems import Problem
 from ledex_ray.records import Provenance, Verdict
 from reward.terms import TextJob
 
+FILL_A_CPU = 64
 MOST_UNANSWERED = 0.01  # of a job's prompts: one that kills every engine must not hold up a run for ever
 
 
@@ -120,7 +121,6 @@ def sample_and_judge(
     problems: Mapping[str, Problem],
     fleet: Fleet,
     engines: RolloutGroup | None = None,
-    sequences_in_flight: int = 128,
 ) -> Iterator[Judged]:
     """Every item sampled (by the fleet's own engines unless others are given) and judged, as they finish.
 
@@ -134,8 +134,8 @@ def sample_and_judge(
     context.execution_options.preserve_order = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # a line for each job that says nothing to a user
-    # Two blocks sample at a time: while one waits for its longest answers, the other keeps the engine full.
-    per_block = max(1, sequences_in_flight // 2 // max(item.n for item in items))
+    # Two blocks sample at a time: while one waits for its longest answers, the other keeps the engines full.
+    per_block = max(1, _sequences(engines or fleet.rollout) // max(item.n for item in items))
     blocks = -(-len(items) // per_block)
     clients = TaskPoolStrategy(size=min(2, blocks))
     rows = ray.data.from_items([{"item": i} for i in _pack(items)], override_num_blocks=blocks)
@@ -154,6 +154,12 @@ def sample_and_judge(
         given_up += not finished.completions
         yield finished
     require_answers(given_up, len(items), "given up by the engines")
+
+
+def _sequences(engines: RolloutGroup) -> int:
+    """Of one block, so that it fills the engines; on a CPU fewer do, and are seen to finish sooner."""
+    config = engines.config
+    return config.actors * config.max_num_seqs if config.gpus else FILL_A_CPU
 
 
 def require_answers(missing: int, asked: int, why: str) -> None:
