@@ -29,6 +29,7 @@ from actors.precision import openmp_environment, resolve_precision
 from actors.usage import Busy
 from ledex_ray.config import LearnerConfig, ModelConfig, OptimizerConfig, PPOConfig
 from ledex_ray.episodes import Episode, SupervisedExample
+from ledex_ray.placement import TRACE
 
 if TYPE_CHECKING:
     from actors.weights import TransferReceipt
@@ -207,6 +208,7 @@ class LearnerGroup:
     def _options(self) -> dict[str, Any]:
         base: dict[str, Any] = {"num_cpus": 0, "num_gpus": self.learner.gpus, "max_restarts": 0}
         if self.learner.gpus == 0:
+            base["num_cpus"] = TRACE  # sandbox nodes have no torch
             return base | ({"scheduling_strategy": "SPREAD"} if self.learner.placement == "SPREAD" else {})
         bundles = [{"GPU": self.learner.gpus}] * self.learner.ranks
         self._placement = placement_group(bundles, strategy=self.learner.placement)
@@ -217,9 +219,11 @@ class LearnerGroup:
 
     def _environment(self, rank: int) -> dict[str, str]:
         environment = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(self.learner.ranks)}
+        threads = self.learner.threads or max(1, (os.cpu_count() or 1) // self.learner.ranks)
         if self.learner.gpus == 0:
-            threads = self.learner.threads or max(1, (os.cpu_count() or 1) // self.learner.ranks)
             environment |= {"DS_ACCELERATOR": "cpu"} | openmp_environment(threads)
+        elif self.learner.offload:
+            environment["OMP_NUM_THREADS"] = str(threads)  # the optimizer steps on the CPU; Ray would give it one
         return environment
 
     def _call(self, method: str, *arguments: Any, deadline: float | None = None) -> list[Any]:

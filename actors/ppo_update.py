@@ -63,7 +63,7 @@ class PPOUpdate:
         started = time.monotonic()
         chosen = usable(self.config, episodes)
         if not chosen:
-            return {"n_scored": 0.0, "tokens": 0.0, "seconds": time.monotonic() - started, "skipped_steps": 0.0}
+            return {"n_used": 0.0, "tokens": 0.0, "seconds": time.monotonic() - started, "skipped_steps": 0.0}
         torch.manual_seed(self.config.seed * 1_000_003 + iteration)
         scored = self._score(chosen)
         advantages, returns, metrics = estimate(self.config, self.state, scored, separated=self.separated)
@@ -80,7 +80,7 @@ class PPOUpdate:
             self.state.kl_coef = adapted_kl_coef(self.state.kl_coef, metrics["kl"], self.config.kl_target)
         tokens = sum(len(episode.token_ids) for episode in chosen)
         return metrics | {
-            "n_scored": float(len(chosen)),
+            "n_used": float(len(chosen)),
             "tokens": float(tokens),
             "seconds": time.monotonic() - started,
         }

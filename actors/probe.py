@@ -7,7 +7,7 @@ bytes and the wrong logits).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,11 +34,17 @@ class Gap:
 
 
 def measure(
-    group: RolloutGroup, learner: Sequence[NDArray[np.float32]], probe: Sequences, temperature: float
+    group: RolloutGroup,
+    learner: Sequence[NDArray[np.float32]],
+    probe: Sequences,
+    only: Sequence[object] | None = None,
 ) -> dict[str, Gap]:
-    """The gap of each engine that answers. `learner` holds [L - 1] log-probabilities for each probe sequence."""
+    """The gap of each engine (of `only` these) that answers.
+
+    `learner` holds [L - 1] log-probabilities for each probe sequence, at temperature 1.
+    """
     gaps = {}
-    for name, engine in group.log_probs(probe, temperature).items():
+    for name, engine in group.log_probs(probe, only).items():
         distances = np.concatenate([np.abs(np.asarray(a) - b) for a, b in zip(engine, learner, strict=True)])
         gaps[name] = Gap(float(distances.mean()), float(distances.max()))
     return gaps
@@ -48,7 +54,6 @@ def check_probe(
     group: RolloutGroup,
     learner: Sequence[NDArray[np.float32]],
     probe: Sequences,
-    temperature: float,
     tolerance: float,
     refit: Callable[[Sequence[object]], object],
 ) -> dict[str, Gap]:
@@ -58,23 +63,29 @@ def check_probe(
     Raises PolicyMismatch where no engine is left within the tolerance: then it is the learner's side that is wrong;
     TransferFailed where none answers.
     """
-    gaps = measure(group, learner, probe, temperature)
+    gaps = measure(group, learner, probe)
     if not gaps:  # every engine was lost since the transfer
         group.wait_until_serving()
         refit(group.engines)
-        gaps = measure(group, learner, probe, temperature)
+        gaps = measure(group, learner, probe)
         if not gaps:
             raise TransferFailed("no engine answers the probe")
     wrong = [name for name, gap in gaps.items() if not gap.mean <= tolerance]
     if wrong:
         log.warning("policy gap %s over %g; refitting", {n: gaps[n] for n in wrong}, tolerance)
-        refit([group.engine(name) for name in wrong])
-        gaps |= {n: g for n, g in measure(group, learner, probe, temperature).items() if n in wrong}
-    for name in wrong:
-        if not gaps[name].mean <= tolerance:
-            log.error("policy gap %s of engine=%s after a refit; replaced", gaps[name], name)
-            group.replace(group.engine(name))
-            del gaps[name]
+        engines = [group.engine(name) for name in wrong]
+        refit(engines)
+        refitted = measure(group, learner, probe, engines)
+        gaps = {n: g for n, g in gaps.items() if n not in wrong} | replace_wrong(group, refitted, tolerance)
     if not gaps:
         raise PolicyMismatch(f"no engine within {tolerance:g} of the learner")
     return gaps
+
+
+def replace_wrong(group: RolloutGroup, refitted: Mapping[str, Gap], tolerance: float) -> dict[str, Gap]:
+    """The gaps within `tolerance`; engines over it, which have just been refitted, are ended and start anew."""
+    for name, gap in refitted.items():
+        if not gap.mean <= tolerance:
+            log.error("policy gap %s of engine=%s after a refit; replaced", gap, name)
+            group.replace(group.engine(name))
+    return {name: gap for name, gap in refitted.items() if gap.mean <= tolerance}

@@ -36,6 +36,7 @@ def save(
         model.engine.save_checkpoint(str(root), tag=name, save_latest=False, exclude_frozen_parameters=frozen)
     random_states = {
         "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         "numpy": np.random.get_state(),
         "python": random.getstate(),
     }
@@ -75,6 +76,8 @@ def load(
     state: dict[str, Any] = pickle.loads(_own(root, rank if same_size else 0).read_bytes())
     if same_size:
         torch.set_rng_state(state["torch"])
+        if state.get("cuda") is not None:
+            torch.cuda.set_rng_state(state["cuda"])
         np.random.set_state(state["numpy"])
         random.setstate(state["python"])
     dist.barrier()

@@ -161,8 +161,8 @@ class RolloutGroup:
                 log.warning("an engine is down: %s", str(error).splitlines()[0])
         return found
 
-    def wait_until_serving(self) -> None:
-        """Returns when every engine answers, at the latest after `ready_seconds`.
+    def wait_until_serving(self) -> list[Any]:
+        """The engines that answer: every one, or after `ready_seconds` those that do.
 
         One that runs and stays silent for `deadline_seconds` is named, ended, and starts anew.
         """
@@ -173,7 +173,7 @@ class RolloutGroup:
             done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=ASK_SECONDS)
             missing = set(calls.values()) - {calls[call] for call in done if _answered(call)}
             if not missing:
-                return
+                return self.engines
             silent = {name: silent.get(name, now) for name in missing}
             for name, since in silent.items():
                 engine, seconds = self._engines[name], time.monotonic() - since
@@ -182,6 +182,8 @@ class RolloutGroup:
                 elif seconds > self.config.deadline_seconds:
                     watchdog.end_stuck(engine, name, ("info",), seconds)
             time.sleep(1.0)
+        log.warning("not back after %.0f s, and left out: %s", self.config.ready_seconds, ", ".join(silent))
+        return [engine for name, engine in self._engines.items() if name not in silent]
 
     def load(self, path: Place | str, version: int) -> None:
         """From now the weights of a Hugging Face directory, by path or URL, are served as `version` by every engine."""
@@ -201,11 +203,17 @@ class RolloutGroup:
         """The learner has streamed these weights to the engines: new clients ask for them."""
         self.weights = weights
 
-    def log_probs(self, sequences: Sequence[Sequence[int]], temperature: float) -> dict[str, list[list[float]]]:
-        """By engine, [L - 1] for each sequence at `temperature`; an engine down or with other weights is missing."""
+    def log_probs(
+        self, sequences: Sequence[Sequence[int]], only: Sequence[Any] | None = None
+    ) -> dict[str, list[list[float]]]:
+        """By engine, [L - 1] for each sequence at temperature 1; an engine down or with other weights is missing.
+
+        `only`: of these engines (handles), not of all.
+        """
         calls = {
-            engine.log_probs.remote(sequences, temperature, self.weights): name
+            engine.log_probs.remote(sequences, self.weights): name
             for name, engine in self._engines.items()
+            if only is None or any(engine is one for one in only)
         }
         done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=self.config.deadline_seconds)
         found = {}
@@ -249,7 +257,7 @@ class RolloutGroup:
                 max_restarts=-1,
                 max_task_retries=0,
                 max_concurrency=1000,
-                runtime_env={"env_vars": engine_environment(self.config)},
+                runtime_env={"env_vars": engine_environment(self.config, self.transfer)},
                 **options,
             )
             .remote(self.weights, self.config, self.model, self.transfer, executor)
@@ -310,9 +318,12 @@ def resolve_transfer(config: RolloutConfig) -> str:
     return "shm" if sum(node["Alive"] for node in ray.nodes()) == 1 else "gloo"
 
 
-def engine_environment(config: RolloutConfig) -> dict[str, str]:
+def engine_environment(config: RolloutConfig, transfer: str = "auto") -> dict[str, str]:
     """Variables that must be set before an engine's process imports torch."""
     variables = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if transfer == "ipc":
+        # CUDA's handles go from our actor to vLLM's core, a child of its own, by pickle: vLLM wants to be told.
+        variables["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     if not config.gpus:
         threads = config.threads or len(os.sched_getaffinity(0))
         # "auto" would bind every engine of a node to the same core.

@@ -46,13 +46,18 @@ class RolloutActor:
         self._update = asyncio.Lock()  # one weight update at a time
         self._steps = asyncio.Condition()
         self._next = ("", 0)  # which call of which update comes next
-        self._scoring = asyncio.Lock()  # the engine scores prompts at one temperature at a time
         self._transfer = transfer
         self._dtype = resolve_precision(model.dtype, config.gpus)
         self._max_model_len = model.max_length
         self._workers = config.tensor_parallel
         self._load_seconds = config.ready_seconds
-        self._llm = start_engine(held.path, config, model, self._dtype, transfer, executor)
+        try:
+            self._llm = start_engine(held.path, config, model, self._dtype, transfer, executor)
+        except Exception as error:  # Ray restarts an actor whose process ends, and never one whose constructor raises
+            if not ray.get_runtime_context().was_current_actor_reconstructed:
+                raise  # the first start: the user is told why
+            log.exception("no engine")
+            _die(f"its engine did not start anew: {type(error).__name__}")
         self._ready_seconds = time.monotonic() - started
 
     async def ready(self) -> EngineInfo:
@@ -62,7 +67,6 @@ class RolloutActor:
         else:
             self._labelled = True
             await self._guard(self._llm.update_weight_version(str(self._held.version)))
-            await self._rpc("install_prompt_temperature")
         return self.info()
 
     def info(self) -> EngineInfo:
@@ -115,20 +119,21 @@ class RolloutActor:
         return list(await asyncio.gather(*(self.generate(r, weights) for r in requests)))
 
     async def log_probs(
-        self, sequences: Sequence[Sequence[int]], temperature: float, weights: WeightsRef | None = None
+        self, sequences: Sequence[Sequence[int]], weights: WeightsRef | None = None
     ) -> list[list[float]] | NeedsRefit:
-        """[L - 1] for each sequence, by the engine at `temperature`: of token t + 1 given those up to t."""
+        """[L - 1] for each sequence, by the engine at temperature 1: of token t + 1 given those up to t."""
         if (refusal := await self._hold(weights)) is not None:
             return refusal
         params = scoring_params()
-        async with self._scoring:
-            await self._rpc("set_prompt_temperature", temperature)
-            outputs = await asyncio.gather(*(self._run(list(s), params) for s in sequences))
+        outputs = await asyncio.gather(*(self._run(list(s), params) for s in sequences))
         return [list(output.prompt_logprobs.logprobs) for output in outputs]
 
     async def load(self, path: str, version: int) -> WeightsRef:
-        """The weights now held: those of the safetensors in the directory `path`, loaded in place."""
-        return await self._load(WeightsRef(version, path), unless_held=False)
+        """The weights now held: those of the safetensors in the directory `path`, loaded in place unless they are."""
+        wanted = WeightsRef(version, path)
+        if self._held == wanted and not self._streamed:
+            return wanted
+        return await self._load(wanted, unless_held=False)
 
     # The four calls of vLLM's weight-transfer protocol, and what stands around an update.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,8 +132,6 @@ class WorkerExtension:
     model_runner: Any
     vllm_config: Any
     weight_transfer_engine: Any
-    _prompt_temperature: float = 1.0
-    _scores_at_temperature: bool = False
 
     def begin_checksums(self) -> None:
         """From here every tensor that any transfer engine hands to the model is summed."""
@@ -185,45 +182,6 @@ class WorkerExtension:
     def threads(self) -> int:
         """How many OpenMP threads this worker computes with."""
         return torch.get_num_threads()
-
-    def install_prompt_temperature(self) -> None:
-        """Makes prompt log-probabilities follow `set_prompt_temperature`; vLLM gives them at temperature 1 alone."""
-        if self._scores_at_temperature:
-            return
-        runner = self.model_runner
-        if hasattr(runner, "_get_prompt_logprobs_dict"):
-            owner, name = runner, "_get_prompt_logprobs_dict"
-        else:
-            owner, name = runner.prompt_logprobs_worker, "compute_prompt_logprobs"
-        original = getattr(owner, name)
-
-        def at_temperature(*args: Any, **kwargs: Any) -> Any:
-            with self._scaled_logits():
-                return original(*args, **kwargs)
-
-        setattr(owner, name, at_temperature)
-        self._scores_at_temperature = True
-
-    def set_prompt_temperature(self, temperature: float) -> None:
-        """From now prompts are scored at `temperature`; sampling is not touched."""
-        self._prompt_temperature = temperature
-
-    @contextmanager
-    def _scaled_logits(self) -> Iterator[None]:
-        if self._prompt_temperature == 1.0:
-            yield
-            return
-        model = self.model_runner.get_model()
-        compute = model.compute_logits
-
-        def scaled(hidden_states: torch.Tensor) -> torch.Tensor:
-            return compute(hidden_states).float() / self._prompt_temperature
-
-        model.compute_logits = scaled
-        try:
-            yield
-        finally:
-            del model.compute_logits
 
 
 def summed(model: torch.nn.Module, pairs: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -18,6 +18,8 @@ def checksum(tensor: torch.Tensor) -> int:
     raw = tensor.detach().contiguous().view(-1).view(torch.uint8)
     if raw.numel() % 8:
         raw = torch.nn.functional.pad(raw, (0, -raw.numel() % 8))
+    elif raw.storage_offset() % 8:  # a view into a packed buffer
+        raw = raw.clone()
     words = raw.view(torch.int64)
     width = 256
     whole = words[: words.numel() // width * width].view(-1, width)

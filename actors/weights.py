@@ -26,7 +26,9 @@ from actors.weight_wire import broadcast, byte_view, chunks, gloo_group, gloo_st
 
 log = logging.getLogger(__name__)
 
+IPC_BYTES = 1 << 30  # of a packed buffer; a tensor has to fit in
 SHM_BYTES = 48 << 20  # engines load one such stretch while the next is written
+WATCH_SECONDS = 0.1
 FREED_SECONDS = 5.0  # that our half of an exchange gets to notice that the far half has ended; gloo does not always
 
 
@@ -102,6 +104,7 @@ class EngineClient:
     ended: bool = False
     session: str = field(default_factory=lambda: uuid.uuid4().hex)
     number: int = 0  # of the next call of this update
+    failure: Exception | None = None  # of a call, whoever has waited for it
 
     def world_size(self) -> int:
         """The sender and every worker of every engine."""
@@ -149,12 +152,25 @@ class EngineClient:
         """Every call's result, of calls made engine by engine; the first failure, or the deadline, raises at once."""
         deadline = time.monotonic() + self.deadline_seconds
         pending = list(calls)
-        while pending:
-            done, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()))
-            if not done:
-                raise TimeoutError(f"silent for {self.deadline_seconds:.0f} s: {self._end_silent(calls, pending)}")
-            ray.get(done)
+        try:
+            while pending:
+                done, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()))
+                if not done:
+                    raise TimeoutError(f"silent for {self.deadline_seconds:.0f} s: {self._end_silent(calls, pending)}")
+                ray.get(done)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            self.failure = error
+            raise
         return ray.get(list(calls))
+
+    def until(self, done: threading.Event) -> None:
+        """Returns when `done` is set. Raises what a call raises meanwhile, TimeoutError at the deadline."""
+        deadline = time.monotonic() + self.deadline_seconds
+        while not done.wait(WATCH_SECONDS):
+            if self.failure is not None:
+                raise self.failure
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not done in {self.deadline_seconds:.0f} s")
 
     def _end_silent(self, calls: Sequence[ray.ObjectRef], pending: Sequence[ray.ObjectRef]) -> str:
         """Ends the engines that have not answered, and says what each was doing."""
@@ -273,8 +289,9 @@ def _send_by_vllm(source: Any, client: EngineClient | None, backend: str, world:
     from vllm.utils.network_utils import get_open_port
 
     rank = 0 if is_sender else 1
+    largest = max(tensor.dtype.itemsize * torch.Size(tensor.shape).numel() for tensor in source.metadata())
     info = (
-        IPCTrainerInitInfo(rank=rank, packed=True)
+        IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=max(IPC_BYTES, largest))
         if backend == "ipc"
         else NCCLTrainerInitInfo(
             rank=rank,
@@ -283,8 +300,20 @@ def _send_by_vllm(source: Any, client: EngineClient | None, backend: str, world:
             world_size=world,
         )
     )
-    trainer = WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)
-    trainer.send_weights()
-    trainer.shutdown()
-    if client is not None:
-        client.wait([engine.shutdown_weight_transfer_engine.remote() for engine in client.engines])
+    done = threading.Event()
+
+    def send() -> None:
+        try:
+            trainer = WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)
+            trainer.send_weights()
+            left = [engine.shutdown_weight_transfer_engine.remote() for engine in client.engines] if client else []
+            trainer.shutdown()  # meanwhile: the ranks of a group leave it together
+            if client:
+                client.wait(left)
+        finally:
+            done.set()
+
+    if client is None:
+        send()
+    else:  # vLLM's own waits have no deadline, and it tells of a failed call only when its broadcast is through
+        _while(send, lambda: client.until(done), client)

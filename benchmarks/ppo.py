@@ -200,7 +200,7 @@ def _ours(job: dict[str, Any]) -> Measured:
                 with steps.step():
                     rows.append(algorithm.train())
     counted = {name: [float(row[name]) for row in rows[1:]] for name in ("answer_tokens", "truncated", "reward")}
-    episodes = [float(row["n_scored"]) for row in rows[1:]]
+    episodes = [float(row["n_used"]) for row in rows[1:]]
     return Measured(
         steps.seconds, steps.cpu_seconds, episodes, counted["answer_tokens"], counted["truncated"], counted["reward"]
     )

@@ -142,7 +142,7 @@ class DebugPPO(Algorithm):
             self.store.write(iteration, episodes)
             self.run.commit()
         metrics = describe(episodes) | {"unused_groups": unused_groups(self.settings, episodes)}
-        metrics |= self.weights.gap | self.learner.ppo_update(episodes, iteration)
+        metrics |= self.weights.take_metrics() | self.learner.ppo_update(episodes, iteration)
         self.progress.iteration += 1
         if self._due(self.settings.validate_every):
             metrics |= self._validate()
@@ -286,14 +286,15 @@ class DebugPPO(Algorithm):
     @classmethod
     @override(Algorithm)
     def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
-        """What a trial's actors ask Ray for; long-lived actors take no CPU, and learner ranks place themselves."""
+        """What a trial's actors ask Ray for; long-lived actors take no CPU, and ranks on GPUs place themselves."""
         recipe = recipe_from_tree(config["ledex"])
         rollout = recipe.rollout
         sandboxes = recipe.sandbox.actors or max(1, int(ray.cluster_resources().get("sandbox", 1)))
         engine = {"GPU": rollout.gpus * rollout.tensor_parallel} if rollout.gpus else {"CPU": TRACE}
-        encoder = {"CPU": TRACE}
+        encoder = rank = {"CPU": TRACE}
+        ranks = 0 if recipe.learner.gpus else recipe.learner.ranks
         return PlacementGroupFactory(
-            [{"CPU": 1.0}, *[{"sandbox": 1.0}] * sandboxes, *[engine] * rollout.actors, encoder]
+            [{"CPU": 1.0}, *[{"sandbox": 1.0}] * sandboxes, *[engine] * rollout.actors, encoder, *[rank] * ranks]
         )
 
     @override(Algorithm)

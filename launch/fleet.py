@@ -99,10 +99,10 @@ class Fleet:
     @cached_property
     def embedder(self) -> ray.actor.ActorHandle:
         """The actor that holds the explanation encoder."""
-        # Sandbox nodes have no torch.
+        # Sandbox nodes have no torch; GPUs, which Ray does not hide from it, belong to engines and learner.
         return EmbedderActor.options(  # type: ignore[attr-defined]
             num_cpus=TRACE, runtime_env={"env_vars": openmp_environment(1)}
-        ).remote(str(resolve_encoder(self.recipe.reward.encoder, self._pins)))
+        ).remote(str(resolve_encoder(self.recipe.reward.encoder, self._pins)), "cpu")
 
     @contextmanager
     def teacher(self, name: str | None) -> Iterator[tuple[RolloutGroup, Renderer]]:

@@ -58,7 +58,7 @@ def training(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> Iterator[Debu
 
 def _note(result: Mapping[str, Any]) -> str:
     """How an iteration went, in a few words; one without a usable episode says so."""
-    if not result.get("n_scored"):
+    if not result.get("n_used"):
         unscored = f"{result['unscored_episodes']:.0f} of {result['episodes']:.0f} episodes unscored"
         return f"nothing to learn from: {unscored}, {result['unused_groups']:.0f} groups without use"
     tests = f", {result['tests_passed']:.0%} of tests" if "tests_passed" in result else ""  # an arm may execute nothing

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from actors.generation import WeightsRef
 from actors.learner import LearnerGroup
-from actors.probe import check_probe
+from actors.probe import check_probe, measure, replace_wrong
 from actors.rollout import RolloutGroup
-from actors.weights import TransferReceipt
+from actors.weights import TransferFailed, TransferReceipt
 
 
 class PolicyGone(RuntimeError):
@@ -34,7 +35,8 @@ class WeightSync:
         self._learner, self._group, self._tolerance = learner, group, tolerance
         self._probe = [list(sequence) for sequence in probe]
         self._version: int | None = None
-        self.gap = {"engine_gap_mean": 0.0, "engine_gap_max": 0.0, "transfer_seconds": 0.0}
+        self._expected: Sequence[NDArray[np.float32]] = ()  # by the learner, of the probe, at `_version`
+        self._measured: dict[str, float] = {}
         group.refit = self.refit
 
     @property
@@ -52,26 +54,34 @@ class WeightSync:
             version = self._learner.version
             if self._version == version:
                 return
+            engines = self._group.wait_until_serving()  # one that a failed transfer ended is starting anew
+            if not engines:
+                raise TransferFailed("no engine is back")
             start = time.monotonic()
-            self._group.wait_until_serving()  # one that a failed transfer ended is starting anew
-            receipt = self._send(self._group.engines, version)
+            receipt = self._send(engines, version)
             self._group.published(WeightsRef(version, receipt.path))
             sent = time.monotonic()
-            learner = self._learner.log_probs([np.asarray(s, dtype=np.int32) for s in self._probe], 1.0)
+            expected = self._learner.log_probs([np.asarray(s, dtype=np.int32) for s in self._probe], 1.0)
             gaps = check_probe(
-                self._group, learner, self._probe, 1.0, self._tolerance, lambda engines: self.refit(engines, self.ref)
+                self._group, expected, self._probe, self._tolerance, lambda engines: self.refit(engines, self.ref)
             )
-            self._version = version
-        self.gap = {
+            self._version, self._expected = version, expected
+        self._measured = {
             "engine_gap_mean": max(gap.mean for gap in gaps.values()),
             "engine_gap_max": max(gap.max for gap in gaps.values()),
             "transfer_seconds": sent - start,
             "probe_seconds": time.monotonic() - sent,
         }
 
+    def take_metrics(self) -> dict[str, float]:
+        """What was measured since the last call: gaps and seconds of the latest publication; empty without one."""
+        taken, self._measured = self._measured, {}
+        return taken
+
     def refit(self, engines: Sequence[Any], wanted: WeightsRef) -> bool:
         """Whether the engines were sent the learner's weights, which may be newer than those wanted.
 
+        One that then does not compute the policy that was published last starts anew.
         False while the gang works for another thread: the weights are about to change, and the caller asks again.
         Raises PolicyGone where only a policy older than wanted is left; TransferFailed, GangLost as `publish`.
         """
@@ -82,6 +92,9 @@ class WeightSync:
             if version < wanted.version:
                 raise PolicyGone(f"weights {wanted.version} are gone, the learner is back at {version}")
             self._send(engines, version)
+            if version == self._version:
+                gaps = measure(self._group, self._expected, self._probe, engines)
+                replace_wrong(self._group, gaps, self._tolerance)
         finally:
             self._learner.turn.release()
         return True

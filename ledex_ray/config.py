@@ -390,6 +390,19 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _one_engine_and_one_rank_share_a_gpu(self) -> Recipe:
+        shared = 0 < self.rollout.gpus < 1 or 0 < self.learner.gpus < 1
+        counts = {
+            "rollout.actors": self.rollout.actors,
+            "rollout.tensor_parallel": self.rollout.tensor_parallel,
+            "learner.ranks": self.learner.ranks,
+        }
+        several = next((key for key, count in counts.items() if count > 1), None)
+        if shared and several is not None:
+            raise ValueError(f"with a share of a GPU (gpus below 1) {several} must be 1: Ray would put shares together")
+        return self
+
+    @model_validator(mode="after")
     def _separated_at_one_place(self) -> Recipe:
         if self.reward.separated and self.ppo.turns > 1:
             raise ValueError("reward.separated parts an episode at the end of its explanation: ppo.turns must be 1")

@@ -8,7 +8,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "copied", "renamed_copy", "validation_pass_rate",
     ),
     "verdict": (
-        "verdict_", "unscored", "unused_groups", "validation_infra", "episodes", "n_scored", "truncated",
+        "verdict_", "unscored", "unused_groups", "validation_infra", "episodes", "n_used", "truncated",
         "answer_tokens",
     ),
     "policy": (

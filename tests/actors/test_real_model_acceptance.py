@@ -44,8 +44,8 @@ def served(
 
 
 def mean_gap(group: RolloutGroup, learner: Learner, sequences: list[list[int]]) -> float:
-    (engine,) = group.log_probs(sequences, 0.8).values()
-    expected = learner.log_probs(sequences, 0.8)
+    (engine,) = group.log_probs(sequences).values()
+    expected = learner.log_probs(sequences, 1.0)
     return float(np.mean([np.abs(np.asarray(a) - b).mean() for a, b in zip(engine, expected, strict=True)]))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from actors import rollout_actor
+from actors.generation import WeightsRef
 from actors.rollout_actor import RolloutActor
 
 
@@ -23,6 +24,7 @@ def test_an_engine_that_hangs_while_it_loads_weights_ends_its_actor(monkeypatch:
     ended: list[str] = []
     monkeypatch.setattr(rollout_actor, "_die", ended.append)
     actor = RolloutActor.__new__(RolloutActor)
+    actor._held, actor._streamed = WeightsRef(0, "/first"), False
     actor._update, actor._load_seconds, actor._llm = asyncio.Lock(), 0.05, Hung()
 
     async def load() -> None:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,8 @@ def publish(group: RolloutGroup, learner: Learner, version: int, backend: str) -
     group.published(WeightsRef(version, receipt.path))
 
 
-def engine_log_probs(group: RolloutGroup, temperature: float) -> list[Any]:
-    (found,) = group.log_probs(PROBE, temperature).values()
+def engine_log_probs(group: RolloutGroup) -> list[Any]:
+    (found,) = group.log_probs(PROBE).values()
     return found
 
 
@@ -70,10 +71,10 @@ def test_an_engine_with_a_tied_head_computes_the_new_policy(
     before = engines.weights.version
     for step in (1, 2):  # the second update starts from a model that was updated already
         learner.step(step)
-        expected = learner.log_probs(PROBE, 0.7)
-        assert gap(engine_log_probs(engines, 0.7), expected) > 0.01  # the test would see a stale engine
+        expected = learner.log_probs(PROBE, 1.0)
+        assert gap(engine_log_probs(engines), expected) > 0.01  # the test would see a stale engine
         publish(engines, learner, before + step, backend)
-        assert gap(engine_log_probs(engines, 0.7), expected) < 1e-4
+        assert gap(engine_log_probs(engines), expected) < 1e-4
         assert goes_directly(engines)  # so that the second one did
 
 
@@ -89,10 +90,10 @@ def test_an_engine_with_its_own_head_computes_the_new_policy(untied: tuple[Rollo
     learner = Learner(path)
     for step in (1, 2):
         learner.step(step + (10 if backend == "shm" else 20))
-        expected = learner.log_probs(PROBE, 0.7)
-        assert gap(engine_log_probs(group, 0.7), expected) > 0.01
+        expected = learner.log_probs(PROBE, 1.0)
+        assert gap(engine_log_probs(group), expected) > 0.01
         publish(group, learner, group.weights.version + 1, backend)
-        assert gap(engine_log_probs(group, 0.7), expected) < 1e-4
+        assert gap(engine_log_probs(group), expected) < 1e-4
         assert goes_directly(group)
 
 
@@ -101,7 +102,7 @@ def test_a_directory_is_loaded_with_its_head(engines: RolloutGroup, tiny_llama: 
     learner.step(5)
     learner.model.save_pretrained(tmp_path)
     engines.load(tmp_path, engines.weights.version + 1)
-    assert gap(engine_log_probs(engines, 1.0), learner.log_probs(PROBE, 1.0)) < 1e-4
+    assert gap(engine_log_probs(engines), learner.log_probs(PROBE, 1.0)) < 1e-4
 
 
 def test_updates_and_directories_take_turns(engines: RolloutGroup, tiny_llama: Path, tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_updates_and_directories_take_turns(engines: RolloutGroup, tiny_llama: P
             engines.load(tmp_path / str(step), engines.weights.version + 1)
         else:
             publish(engines, learner, engines.weights.version + 1, "shm")
-        assert gap(engine_log_probs(engines, 1.0), learner.log_probs(PROBE, 1.0)) < 1e-4
+        assert gap(engine_log_probs(engines), learner.log_probs(PROBE, 1.0)) < 1e-4
 
 
 def test_sampling_after_an_update_is_by_the_new_policy_and_says_so(engines: RolloutGroup, tiny_llama: Path) -> None:
@@ -170,9 +171,9 @@ def test_the_probe_accepts_equal_policies_and_refits_an_engine_that_differs(
         refitted.append(len(some))
         publish(engines, learner, engines.weights.version + 1, "shm")
 
-    (gap_after,) = check_probe(engines, expected, PROBE, 1.0, 1e-3, refit).values()
+    (gap_after,) = check_probe(engines, expected, PROBE, 1e-3, refit).values()
     assert refitted == [1] and gap_after.max < 1e-4
-    check_probe(engines, expected, PROBE, 1.0, 1e-3, refit)
+    check_probe(engines, expected, PROBE, 1e-3, refit)
     assert refitted == [1]
 
 
@@ -192,7 +193,7 @@ def test_the_calls_of_an_update_may_arrive_in_any_order(engines: RolloutGroup, t
     calls.append(engine.start_weight_update.remote(60.0, "one"))
     ray.get(calls, timeout=60)
     engines.published(WeightsRef(version + 1, folder))
-    assert gap(engine_log_probs(engines, 1.0), learner.log_probs(PROBE, 1.0)) < 1e-4
+    assert gap(engine_log_probs(engines), learner.log_probs(PROBE, 1.0)) < 1e-4
 
 
 def test_the_file_of_an_update_is_plain_safetensors(engines: RolloutGroup, tiny_llama: Path) -> None:
@@ -249,7 +250,7 @@ def test_an_engine_that_no_refit_helps_is_replaced(untied: tuple[RolloutGroup, P
     pid = ray.get(engine.info.remote(), timeout=60).pid
     wrong = [values + 1.0 for values in Learner(path).log_probs(PROBE, 1.0)]
     with pytest.raises(PolicyMismatch):
-        check_probe(group, wrong, PROBE, 1.0, 1e-3, lambda some: refitted.append(len(some)))
+        check_probe(group, wrong, PROBE, 1e-3, lambda some: refitted.append(len(some)))
     assert refitted == [1]
     with pytest.raises(ProcessLookupError):
         for _ in range(100):  # a killed process is there until its parent has taken note
@@ -284,10 +285,37 @@ def test_a_transfer_whose_engine_died_does_not_wait_for_our_half_to_notice() -> 
     never.set()
 
 
+def test_an_exchange_whose_waits_are_another_librarys_ends_with_a_failed_call_and_at_the_deadline(
+    ray_session: None,
+) -> None:
+    @ray.remote(num_cpus=0)
+    def failing() -> None:
+        raise RuntimeError("no")
+
+    done, client = threading.Event(), EngineClient([], version=1, deadline_seconds=3600.0)
+    done.set()
+    client.until(done)
+    done.clear()
+
+    def call() -> None:
+        with suppress(RuntimeError):
+            client.wait([failing.remote()])
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    with pytest.raises(RuntimeError, match="no"):
+        client.until(done)
+    thread.join()
+    with pytest.raises(TimeoutError, match="not done in 1 s"):
+        EngineClient([], version=1, deadline_seconds=1.0).until(done)
+
+
 @given(st.binary(min_size=1, max_size=5000), st.data())
 def test_a_checksum_sees_each_changed_byte_and_each_swap(content: bytes, data: st.DataObject) -> None:
     tensor = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     assert checksum(tensor) == checksum(tensor.clone())
+    packed = torch.cat([torch.zeros(data.draw(st.integers(0, 9)), dtype=torch.uint8), tensor])
+    assert checksum(packed[len(packed) - len(tensor) :]) == checksum(tensor)  # wherever it lies in a buffer
     i = data.draw(st.integers(0, len(content) - 1))
     changed = tensor.clone()
     changed[i] = (int(changed[i]) + data.draw(st.integers(1, 255))) % 256

@@ -129,4 +129,4 @@ def test_the_behaviour_policy_as_old_one_bounds_the_ratio_to_the_engine(small_ll
 def test_nothing_scored_is_no_step(small_llama: Path, ranks: Run) -> None:
     batch = [e for e in episodes(8, seed=9) if not e.scored]
     seen = ranks(1, spec(small_llama, 1, 1, 4096, ppo=config()), [("ppo_update", batch, 0)])
-    assert seen["results"][0]["n_scored"] == 0.0 and not seen["gradients"]
+    assert seen["results"][0]["n_used"] == 0.0 and not seen["gradients"]

@@ -191,7 +191,7 @@ def test_groups_without_variance_are_replaced_under_grpo(fleet: Fleet, tiny_llam
         for episode in EpisodeStore(root / STAGE / "episodes").read(iteration) or []:
             groups.setdefault(episode.group_id, []).append(episode.score)
         flat = [scores for scores in groups.values() if len(set(scores)) == 1]
-        assert metrics["unused_groups"] == len(flat) and metrics["n_scored"] == 2 * (len(groups) - len(flat))
+        assert metrics["unused_groups"] == len(flat) and metrics["n_used"] == 2 * (len(groups) - len(flat))
         assert len(groups) - len(flat) <= 4 and metrics["episodes"] == 2 * len(groups)
         assert metrics["reward"] == pytest.approx(np.mean([score for scores in groups.values() for score in scores]))
         sampled += len(groups)
@@ -202,7 +202,7 @@ def test_an_iteration_without_variance_at_all_goes_on(fleet: Fleet, tiny_llama: 
     keys = {"algorithm": "grpo", "filter_groups": True, "kl_coef": 0.0, "iterations": 1}
     root = train(fleet, "flat", tiny_llama, arm=f"{__name__}:constant", **keys)
     (metrics,) = read_parts(root / STAGE / "metrics")
-    assert (metrics["episodes"], metrics["unused_groups"], metrics["n_scored"]) == (12, 6, 0), "three times two prompts"
+    assert (metrics["episodes"], metrics["unused_groups"], metrics["n_used"]) == (12, 6, 0), "three times two prompts"
     assert metrics["reward_refinement"] == 1.0
 
 

@@ -58,7 +58,7 @@ def test_a_refit_during_an_update_waits_and_then_sends_what_is_there_under_its_o
     assert sync.refit(group.engines, WeightsRef(0)) is True
     assert ray.get(group.engines[0].info.remote(), timeout=60).held.version == 1
     ours = learner.log_probs([np.asarray(s, dtype=np.int32) for s in PROBE], 1.0)
-    (theirs,) = group.log_probs(PROBE, 1.0).values()
+    (theirs,) = group.log_probs(PROBE).values()
     assert max(float(np.abs(np.asarray(a) - b).max()) for a, b in zip(theirs, ours, strict=True)) < 1e-4
 
 

@@ -33,6 +33,8 @@ def _file(folder: Path, text: str) -> Path:
         ("evaluation: {modes: [direct, resample]}", ["evaluation", "resample", "needs explain"]),
         ("evaluation: {k: [50]}", ["evaluation", "50"]),
         ("run: ../escape", ["run", "../escape"]),
+        ("{rollout: {gpus: 0.5, actors: 2}, learner: {gpus: 0.5}}", ["share of a GPU", "rollout.actors must be 1"]),
+        ("{rollout: {gpus: 0.5}, learner: {gpus: 0.5, ranks: 2}}", ["share of a GPU", "learner.ranks must be 1"]),
         ("synthesis: {teacher: t, endpoint: {url: 'https://h/v1?key=secret'}}", ["synthesis.endpoint.url", "'?'"]),
         ("- a list", ["mine.yaml", "mapping"]),
         ("a: [unclosed", ["mine.yaml", "YAML"]),
