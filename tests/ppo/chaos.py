@@ -26,7 +26,10 @@ class Attack:
 
 
 class Chaos(threading.Thread):
-    """Until `end`, each kind of actor loses a process now and then: at least `gap` seconds apart, kind by kind."""
+    """Until `end`, each kind of actor loses a process now and then: at least `gap` seconds apart, kind by kind.
+
+    A moment at which none of the kind runs passes by: else each process that is started anew would be met as it starts.
+    """
 
     def __init__(self, gaps: Mapping[str, float], seed: int) -> None:
         super().__init__(daemon=True)
@@ -41,10 +44,11 @@ class Chaos(threading.Thread):
         due = {kind: time.monotonic() + self._random.uniform(0.2, 1.0) * gap for kind, gap in self._gaps.items()}
         while not self._done.wait(0.2):
             for kind, at in due.items():
-                if time.monotonic() >= at and self._attack(kind):
+                if time.monotonic() >= at:
+                    self._attack(kind)
                     due[kind] = time.monotonic() + self._gaps[kind] * self._random.uniform(1.0, 1.5)
 
-    def _attack(self, kind: str) -> bool:
+    def _attack(self, kind: str) -> None:
         victims = []
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
@@ -52,12 +56,11 @@ class Chaos(threading.Thread):
                 if running and " ".join(process.cmdline()).startswith(f"ray::{kind}"):
                     victims.append(process.pid)
         if not victims:
-            return False
+            return
         pid, how = self._random.choice(sorted(victims)), self._random.choice([signal.SIGKILL, signal.SIGSTOP])
         with suppress(ProcessLookupError):
             os.kill(pid, how)
             self.attacks.append(Attack(kind, how, pid, time.monotonic()))
-        return True
 
 
 class Log(logging.Handler):
