@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from launch.tracking import Tracker
 from ledex_ray.episode_store import EpisodeStore
 from ledex_ray.episodes import Episode
 from ledex_ray.recipes import recipe_from_tree
-from tests.ppo.chaos import Chaos, Log
+from tests.ppo.chaos import Attack, Chaos, Log
 
 pytestmark = pytest.mark.acceptance
 
@@ -110,7 +111,18 @@ def test_a_run_under_attack_ends_and_its_episodes_are_whole_single_and_honest(
     assert not [e.id for e in episodes if e.verdict == "INFRA" and e.scored]
     for attack in chaos.attacks:
         if attack.signal is signal.SIGSTOP and not left_over(attack.pid):
-            assert [m for at, m in heard.messages if at > attack.at and f"pid={attack.pid} state=T" in m], attack
+            assert any(names(message, attack) for at, message in heard.messages if at > attack.at), attack
+
+
+def names(message: str, attack: Attack) -> bool:
+    """Whether a message says that this process is stuck: by its number, or, if it was still starting, by its actor."""
+    starting = {
+        "RolloutActor": r"actor=rollout-\S+ not started after",
+        "SandboxActor": r"actor=sandbox-\S+ not started after",
+        "EmbedderActor": r"actor=embedder not started after",
+        "_RankActor": r"(endpoint|build): \d+ ranks silent for",
+    }
+    return f"pid={attack.pid} state=T" in message or re.search(starting[attack.kind], message) is not None
 
 
 def left_over(pid: int) -> bool:
