@@ -257,7 +257,9 @@ def test_what_this_machine_had_besides_is_dropped_and_what_differs_is_fetched(ru
 
 
 def test_another_recipe_is_refused_and_fresh_takes_the_next_name(runs: RemotePath) -> None:
-    RunDirectory.open(Recipe()).close()
+    run = RunDirectory.open(Recipe())
+    run.event("stage_started", stage="synthesize")
+    run.close()
     lose_disk()
     other = recipe_from_tree({"sft": {"epochs": 5}})
     with pytest.raises(BadInput, match=r"sft\.epochs: 2 -> 5"):

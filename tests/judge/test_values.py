@@ -103,7 +103,9 @@ def test_a_lying_object_is_only_its_plain_value() -> None:
     assert type(arrived[0]) is int and arrived == [7, {"a": 8}] and arrived[0] != 9
 
 
-@pytest.mark.parametrize("value", [{12, 13, 14, 15, 16}, set(range(12, 17)), {6, 7, 8, 9, 10, 11}, {"b", "a"}, set()])
+@pytest.mark.parametrize(
+    "value", [{12, 13, 14, 15, 16}, set(range(12, 17)), {6, 7, 8, 9, 10, 11}, {15, 7}, {7, 15}, {"b", "a"}, set()]
+)
 def test_a_set_keeps_its_order(value: set[object]) -> None:
     assert list(values.from_text(values.to_text(value))) == list(value)
 

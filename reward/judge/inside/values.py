@@ -240,16 +240,21 @@ def _decode_mapping(content: Any, depth: int) -> dict[Any, Any]:
 
 
 def _decode_set(items: list[Any]) -> set[Any]:
-    """A set that iterates in the order of the items where one of the two ways to build it gives that.
+    """A set that iterates in the order of the items where one of the ways to build it gives that.
 
-    Sets written as literals have smaller tables than sets that were added to, and programs do depend on the order.
+    Sets written as literals have smaller tables than sets that were added to, items that meet in one place of the table
+    go by who came first, and programs do depend on the order.
     """
     added = set(items)
     if all(map(operator.is_, added, items)):
         return added
-    written: set[Any] = set()
-    written.update(frozenset(items))
-    return written if all(map(operator.is_, written, items)) else added
+    for ordered in (items, items[::-1]):
+        written: set[Any] = set()
+        written.update(frozenset(ordered))
+        for found in (written, set(ordered)):
+            if all(map(operator.is_, found, items)):
+                return found
+    return added
 
 
 def _decode_long(content: str) -> int:
