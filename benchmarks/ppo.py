@@ -31,7 +31,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,12 +39,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from actors.sandbox import SandboxActor, ScoreRequest
+from actors.sandbox import no_code
 from benchmarks.apart import Steps, give, run_apart
 from launch.dialogue import Assignment
 from ledex_ray.config import Recipe, SandboxConfig
+from ledex_ray.problems import Limits
 from ledex_ray.recipes import recipe_from_tree
 from reward.compose import ARMS, compose
+from reward.judge import Judge, JudgeConfig
+from reward.scorer import Scorer
 from reward.terms import TextJob
 
 app = typer.Typer(add_completion=False)
@@ -285,13 +288,14 @@ def _trl(job: dict[str, Any]) -> Measured:
 
 
 class Rewards:
-    """What ours earn in the sandbox actors, from the same class in threads of this process, one a core."""
+    """What ours earn in the sandbox actors, by the judge and scorer that these own, in threads here, one a core."""
 
     def __init__(self, config: SandboxConfig) -> None:
         cores = os.cpu_count() or 1
-        self._free: queue.SimpleQueue[SandboxActor] = queue.SimpleQueue()
+        self._limits = Limits(config.cpu_seconds, config.memory_mb)
+        self._free: queue.SimpleQueue[tuple[Judge, Scorer]] = queue.SimpleQueue()
         for _ in range(cores):
-            self._free.put(SandboxActor(config))
+            self._free.put((Judge(JudgeConfig(python=config.python or "", floor=config.floor)), Scorer()))
         self._threads = ThreadPoolExecutor(cores)
 
     def of(self, assignments: Sequence[Assignment], texts: Sequence[str]) -> list[float | None]:
@@ -308,12 +312,16 @@ class Rewards:
             references=assignment.references,
             codebleu=False,
         )
-        sandbox = self._free.get()
+        problem = assignment.problem
+        judge, scorer = sandbox = self._free.get()
         try:
-            (result,) = sandbox.score([ScoreRequest(job.id, assignment.problem, job)])
+            (terms,) = scorer.score([job])
+            limited = replace(problem, limits=problem.limits or self._limits)
+            code = terms.answer.code
+            verdict = judge.judge(limited, code) if code else no_code(problem, judge.tier)
         finally:
             self._free.put(sandbox)
-        reward = compose(ARMS["tests_only"], result.terms, result.verdict, explain=False)
+        reward = compose(ARMS["tests_only"], terms, verdict, explain=False)
         return reward.refinement if reward.scored else None
 
 
