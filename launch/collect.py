@@ -16,7 +16,8 @@ from functools import partial
 from actors.embedder import EmbedderClient
 from actors.generation import Generation, GenerationRequest, WeightsRef
 from actors.ray_pool import CalledOff
-from actors.sandbox import ScoreRequest, ScoreResult, ScoreStream
+from actors.sandbox import ScoreRequest, ScoreResult
+from actors.score_stream import ScoreStream
 from launch.dialogue import Assignment, Dialogue, build_episode
 from launch.fleet import Fleet
 from launch.jobs import item_seed

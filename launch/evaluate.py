@@ -39,7 +39,6 @@ def evaluate(run: RunDirectory, fleet: Fleet) -> None:
 
 def candidates(run: RunDirectory, fleet: Fleet) -> list[Candidate]:
     """The untrained model, what each finished training stage left, and the other models of `evaluation.models`."""
-    check_labels(run.recipe)
     found = [Candidate("prompt", "prompt", fleet.model_path, 0)]
     for version, (stage, label) in enumerate(TRAINED.items(), start=1):
         if stage in run.recipe.stages:

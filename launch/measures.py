@@ -138,10 +138,10 @@ class _Model:
         if not outcome:
             return []
         lost |= refined.keys() - outcome.keys()
-        right = {s.id for s in initial if s.passed or (s.id in outcome and outcome[s.id].passed)}
+        right = {s.id for s in initial if s.passed or outcome.get(s.id)}
         key = replace(self.first, mode="resample", round=1, bugs="own")
-        tally = tally_of((refined[id].problem_id, resampled.passed) for id, resampled in outcome.items())
-        spent = sum(resampled.tokens for resampled in outcome.values())
+        tally = tally_of((refined[id].problem_id, passed) for id, passed in outcome.items())
+        spent = _tokens(refined[id] for id in outcome)  # what each refinement cost was granted to fresh samples
         pass_at_k = self._pass_at_k(key, _without(initial, lost), right, _tokens(initial) + spent)
         return [m for m in pass_at_k if m.result.k == 1] + self._measured(key, "repair_rate", tally, spent)
 
@@ -174,15 +174,7 @@ class _Model:
         return [Measured(result, tally)]
 
 
-@dataclass(frozen=True)
-class Resampled:
-    """Fresh samples in a refinement's place: whether one was right, and their cost, which is the refinement's."""
-
-    passed: bool
-    tokens: int
-
-
-def resample_outcomes(refined: Iterable[Sample], fresh: Sequence[Sample], seed: int) -> dict[str, Resampled]:
+def resample_outcomes(refined: Iterable[Sample], fresh: Sequence[Sample], seed: int) -> dict[str, bool]:
     """For each refined wrong sample, by its id, whether fresh samples of the same cost would have held a right one.
 
     A seeded walk through the problem's fresh samples until their tokens reach what the refinement used; the one that
@@ -202,7 +194,7 @@ def resample_outcomes(refined: Iterable[Sample], fresh: Sequence[Sample], seed: 
             found |= sample.passed and rng.random() < share
             left -= sample.cost
             if left <= 0:
-                outcome[refinement.parent_id] = Resampled(found, refinement.cost)
+                outcome[refinement.parent_id] = found
                 break
     return outcome
 

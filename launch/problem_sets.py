@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from actors.checkpoint import sha256
 from launch.pins import Pins
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
@@ -41,9 +42,7 @@ def _digest(files: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(files.rglob("*")) if files.is_dir() else [files]:
         if path.is_file():
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.relative_to(files)} {content}\n".encode())
+            digest.update(f"{path.relative_to(files)} {sha256(path)}\n".encode())
     return digest.hexdigest()[:40]
 
 

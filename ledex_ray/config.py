@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-_VARIABLE = re.compile(r"([A-Z_][A-Z0-9_]*)?")
-_CREDENTIALS = re.compile(r"[a-z0-9]://[^\s\"]*@", re.IGNORECASE)
+from ledex_ray.credentials import check_no_credentials
 
 
 class Section(BaseModel):
@@ -337,15 +333,6 @@ class TrackingConfig(Section):
     )
     tensorboard: bool = Field(False, description="Curves for TensorBoard as well, in the run's folder tensorboard/.")
 
-    @field_validator("mlflow")
-    @classmethod
-    def _no_credentials_in_a_recipe(cls, uri: str | None) -> str | None:
-        if uri is not None and "@" in uri.partition("://")[2].partition("/")[0]:
-            raise ValueError(
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment, not in the recipe"
-            )
-        return uri
-
 
 class Recipe(Section):
     """Everything a run does. `recipe_hash` of two runs is equal iff they are the same experiment."""
@@ -372,21 +359,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _keys_stay_in_the_environment(self) -> Recipe:
-        endpoint = self.synthesis.endpoint
-        if endpoint is not None and not _VARIABLE.fullmatch(endpoint.key_variable):
-            raise ValueError(
-                "'synthesis.endpoint.key_variable' is to be an environment variable's name in capitals, as "
-                "OPENAI_API_KEY, and never the key itself: recipes are stored and shown"
-            )
-        if endpoint is not None and "?" in endpoint.url:
-            raise ValueError("'synthesis.endpoint.url' without what follows '?': recipes are stored and shown")
-        return self
-
-    @model_validator(mode="after")
-    def _no_credentials(self) -> Recipe:
-        for key, value in flatten(self.model_dump(mode="json")).items():
-            if _CREDENTIALS.search(unquote(json.dumps(value))):
-                raise ValueError(f"'{key}' without user name or key: recipes are stored and shown")
+        check_no_credentials(flatten(self.model_dump(mode="json")))
         return self
 
     @model_validator(mode="after")

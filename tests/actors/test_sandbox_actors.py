@@ -18,8 +18,9 @@ import ray
 
 from actors import watchdog
 from actors.ray_pool import CalledOff
-from actors.sandbox import SandboxClient, SandboxInfo, ScoreRequest, ScoreResult, ScoreStream
+from actors.sandbox import SandboxClient, SandboxInfo, ScoreRequest, ScoreResult
 from actors.sandbox_group import SandboxGroup
+from actors.score_stream import ScoreStream
 from ledex_ray.config import SandboxConfig
 from ledex_ray.problems import AssertTest, Limits, Problem
 from ledex_ray.records import Status, TestStatus

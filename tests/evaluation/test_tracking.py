@@ -222,9 +222,10 @@ def test_an_artifact_store_that_refuses_costs_the_mirror_and_not_the_run(
     assert sum("MLflow no longer answers" in record.message for record in caplog.records) == 1
 
 
-def test_credentials_in_an_mlflow_address_are_refused() -> None:
-    with pytest.raises(BadInput, match="MLFLOW_TRACKING_PASSWORD"):
+def test_credentials_in_an_mlflow_address_are_refused_and_not_repeated() -> None:
+    with pytest.raises(BadInput, match="MLFLOW_TRACKING_PASSWORD") as refused:
         recipe_from_tree({"tracking": {"mlflow": "https://me:secret@host/mlflow"}})
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 import ray
 
 from actors.generation import Completion, Generation
-from actors.sandbox import ScoreStream
+from actors.score_stream import ScoreStream
 from benchmarks.small_runs import small_tree
 from launch.collect import Assignments, Collector
 from launch.dialogue import Dialogue, build_episode
