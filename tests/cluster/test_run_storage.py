@@ -29,7 +29,6 @@ from launch.cli import app
 from launch.lease import Lease, LeaseLost
 from launch.run_store import RunStore, mirror
 from launch.rundir import RunDirectory, find_run, write_part
-from launch.submit import job_environment
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.recipes import recipe_from_tree
@@ -64,53 +63,6 @@ def runs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 def lose_disk() -> None:
     """What this machine knew of any run is gone, as on a new one."""
     shutil.rmtree(os.environ["LEDEX_WORK"], ignore_errors=True)
-
-
-# URLs
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "s3://AKIAEXAMPLE:wJalr/K7MDENG@bucket/runs",
-        "s3://bucket/runs?endpoint_override=AKIAEXAMPLE:wJalr@127.0.0.1",
-        "s3://AKIAEXAMPLE:wJalr%40bucket/runs",
-        "gs://AKIAEXAMPLE@bucket/runs",
-    ],
-)
-def test_credentials_in_a_url_are_refused_and_not_repeated(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LEDEX_RUNS", url)
-    for refused in (lambda: RunDirectory.open(Recipe()), lambda: job_environment(url, ())):
-        with pytest.raises(BadInput, match="credentials") as caught:
-            refused()
-        assert "AKIAEXAMPLE" not in str(caught.value) and "wJalr" not in str(caught.value)
-    with pytest.raises(BadInput, match=r"'model\.name'") as caught:
-        recipe_from_tree({"model": {"name": url}})
-    assert "AKIAEXAMPLE" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        ("http://bucket/runs", "expected s3://BUCKET"),
-        ("s3:///runs", "names no bucket"),
-        ("s3://[bucket/runs", "is no URL"),
-        ("file://runs/mine", "is no local folder"),
-        ("s3://bucket/runs?secret_key=wJalr", "options that are not taken, got .'secret_key'."),
-        ("s3://bucket/runs?allow_bucket_deletion=true", "options that are not taken"),
-    ],
-)
-def test_other_urls_are_refused_with_what_is_taken(url: str, said: str) -> None:
-    with pytest.raises(BadInput, match=said) as caught:
-        place(url)
-    assert "wJalr" not in str(caught.value)
-
-
-def test_a_url_is_what_it_was_after_a_way_through_text() -> None:
-    for url in ("s3://b/runs?region=eu-west-1", "gs://b/a%20b", "file:///mnt/runs/"):
-        parsed = RemotePath.parse(url)
-        assert RemotePath.parse(str(parsed)) == parsed and str(parsed / "x").startswith(str(parsed).partition("?")[0])
-    assert place("/mnt/runs") == Path("/mnt/runs")
 
 
 def test_a_url_that_does_not_answer_is_bad_input_before_anything_is_run(s3: S3, tmp_path: Path) -> None:
