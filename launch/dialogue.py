@@ -137,6 +137,8 @@ def build_episode(dialogue: Dialogue, temperature: float, renderer: Renderer) ->
     assignment, single = dialogue.assignment, len(dialogue.turns) == 1
     reasons = [reason for turn in dialogue.turns for reason in turn.reward.unscored]
     reasons += ["turn: given up by the engines"] if dialogue.unanswered else []
+    # What a dialogue would have come to that lost a turn is not known: a fault, as a verdict that was lost.
+    verdict = Status.INFRA if dialogue.unanswered else last.result.verdict and last.result.verdict.status
     terms = dict(last.reward.terms)
     if not single:
         terms |= {name: first.reward.terms[name] for name in FROM_THE_FIRST if name in first.reward.terms}
@@ -157,7 +159,7 @@ def build_episode(dialogue: Dialogue, temperature: float, renderer: Renderer) ->
         terms=terms,
         unscored=tuple(dict.fromkeys(reasons)),
         text="\n\n".join(part for turn in dialogue.turns for part in (turn.asked, turn.completion.text) if part),
-        verdict=last.result.verdict.status if last.result.verdict else "",
+        verdict=verdict or "",
     )
 
 

@@ -121,6 +121,7 @@ def test_a_turn_that_was_given_up_or_not_scored_leaves_the_episode_unscored(rend
     assert dialogue.ask_again(renderer, 1000)
     episode = build_episode(dialogue, 1.0, renderer)  # the engines gave the second turn up
     assert not episode.scored and not episode.rewards.any() and not dialogue.ask_again(renderer, 1000)
+    assert episode.verdict == "INFRA"  # not FAILED, as the first turn: validation would count it as not repaired
     say(
         dialogue, renderer, fenced(RIGHT), verdict(True, True), Reward(0.0, 0.0, ("tests: weak verdict",), scored=False)
     )
