@@ -28,6 +28,8 @@ from ledex_ray.prompts import Prompt
 
 log = logging.getLogger(__name__)
 
+REFUSED = 20  # questions that an endpoint may refuse before it has answered one
+
 
 @dataclass(frozen=True)
 class Question:
@@ -63,14 +65,16 @@ class Endpoint:
     def __init__(self, model: str, config: EndpointConfig) -> None:
         self.model, self.config = model, config
         self.asked = self.kept = 0  # questions that went out, and that the cache answered
+        self._refused, self._answered = 0, False
         self._key = endpoint_key(config)
         self._folder = cache_dir() / "endpoint"
 
     def ask(self, questions: Sequence[Question]) -> Generator[list[tuple[Question, Reply]]]:
         """Replies as they come, in lists of what has come meanwhile.
 
-        Raises BadInput where the endpoint refuses the key, does not know the model, or could not be reached after all
-        retries; the client's own error where it answered with another fault each time.
+        Raises BadInput where the endpoint refuses the key or every question, does not know the model, or could not be
+        reached or gave no answer in time after all retries; the client's own error where it answered with another
+        fault each time.
         """
         done: queue.SimpleQueue[tuple[Question, Reply] | BaseException | None] = queue.SimpleQueue()
         stop = threading.Event()
@@ -118,57 +122,80 @@ class Endpoint:
                 if stop.is_set():
                     return
                 kept = self._read(question)
-                if kept is None:
-                    await pace.wait()
-                    kept = await self._ask(client, question)
+                if len(kept.texts) < question.n:
                     self.asked += 1
-                    if not kept.error:
-                        self._write(question, kept)
+                    kept = await self._ask(client, pace, question, kept)
+                    self._check_willing(kept)
                 else:
                     self.kept += 1
                 done.put((question, kept))
 
-        async with client, asyncio.TaskGroup() as group:
-            for _ in range(min(config.concurrency, len(questions))):
-                group.create_task(worker())
+        async def until_stopped() -> None:
+            try:
+                await worker()
+            except BaseException:  # nothing more is asked; what the others asked is on its way and paid for
+                stop.set()
+                raise
 
-    async def _ask(self, client: Any, question: Question) -> Reply:
-        """All n answers; an endpoint that gives fewer at once is asked again for the rest."""
+        async with client:
+            workers = [until_stopped() for _ in range(min(config.concurrency, len(questions)))]
+            ends = await asyncio.gather(*workers, return_exceptions=True)
+        for end in ends:
+            if end is not None:
+                raise end
+
+    async def _ask(self, client: Any, pace: _Pace, question: Question, reply: Reply) -> Reply:
+        """The reply with the answers it lacks; an endpoint that gives fewer at once is asked again for the rest."""
         import openai
 
-        texts: list[str] = []
-        read = written = 0
-        served = ""
-        while len(texts) < question.n:
+        while len(reply.texts) < question.n:
+            await pace.wait()
             try:
                 answer = await client.chat.completions.create(
                     model=self.model,
                     messages=[{"role": m.role, "content": m.content} for m in question.prompt],
-                    n=question.n - len(texts),
+                    n=question.n - len(reply.texts),
                     temperature=question.temperature,
                     top_p=question.top_p,
                     max_tokens=question.max_tokens,
-                    seed=question.seed + len(texts),
+                    seed=question.seed + len(reply.texts),
                 )
             except openai.BadRequestError as error:  # this question alone: too long, or against the endpoint's rules
                 return Reply((), error=str(error)[:500])
             if not answer.choices:
                 return Reply((), error="the endpoint gave no answer")
-            served = answer.model or ""
-            texts += [choice.message.content or "" for choice in answer.choices]
-            read += answer.usage.prompt_tokens if answer.usage else 0
-            written += answer.usage.completion_tokens if answer.usage else 0
-        return Reply(tuple(texts[: question.n]), read, written, served)
+            texts = (*reply.texts, *(choice.message.content or "" for choice in answer.choices))
+            reply = Reply(
+                texts[: question.n],
+                reply.read + (answer.usage.prompt_tokens if answer.usage else 0),
+                reply.written + (answer.usage.completion_tokens if answer.usage else 0),
+                answer.model or "",
+            )
+            self._write(question, reply)
+        return reply
+
+    def _check_willing(self, reply: Reply) -> None:
+        """Raises BadInput where so many were refused, and nothing answered, that it will be all of them."""
+        self._answered |= not reply.error
+        self._refused += bool(reply.error)
+        if self._refused >= REFUSED and not self._answered:
+            raise BadInput(
+                self.config.url,
+                f"refused {self._refused} questions and answered none",
+                given=reply.error,
+                expected="an endpoint and a model that take n, temperature, top_p, max_tokens and seed",
+            )
 
     def _path(self, question: Question) -> Path:
         said = {k: v for k, v in asdict(question).items() if k != "id"} | {"model": self.model, "url": self.config.url}
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
         return self._folder / digest[:2] / f"{digest}.json"
 
-    def _read(self, question: Question) -> Reply | None:
+    def _read(self, question: Question) -> Reply:
+        """What is known of the answers: all, some, or none."""
         path = self._path(question)
         if not path.exists():
-            return None
+            return Reply(())
         stored = json.loads(path.read_text(encoding="utf-8"))
         return Reply(tuple(stored["texts"]), stored["read"], stored["written"], stored.get("served", ""))
 
@@ -211,14 +238,19 @@ def _explained(error: BaseException, model: str, config: EndpointConfig) -> Base
     """The error that the user sees: what is wrong with the recipe, where it is the recipe."""
     import openai
 
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
         return BadInput(
             config.url, "refuses the key", given=config.key_variable, expected="a variable with a valid key"
         )
     if isinstance(error, openai.NotFoundError):
         return BadInput(config.url, "does not know the model", given=model, expected="a name that the endpoint serves")
+    if isinstance(error, openai.APITimeoutError):  # one of those below as well
+        return BadInput(
+            config.url,
+            f"did not answer within synthesis.endpoint.timeout_seconds in {config.retries + 1} tries",
+            given=config.timeout_seconds,
+            expected="more seconds, or fewer questions at a time (concurrency); the run goes on under other values",
+        )
     if isinstance(error, openai.APIConnectionError):
         kept = "an endpoint that answers; what it has answered is kept, and the same command goes on from there"
         return BadInput(config.url, f"could not be reached in {config.retries + 1} tries", expected=kept)

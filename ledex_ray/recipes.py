@@ -74,6 +74,8 @@ WHERE_AND_HOW_FAST = frozenset(
         "gpu_memory_utilization enforce_eager threads weight_transfer deadline_seconds ready_seconds",
         "learner": "ranks gpus placement offload gradient_checkpointing tokens_per_micro_batch threads "
         "keep_checkpoints keep_finished ready_seconds deadline_seconds",
+        "synthesis.endpoint": "url key_variable concurrency requests_per_minute retries timeout_seconds price_read "
+        "price_written",
         "tracking": "wandb project mlflow tensorboard",
     }.items()
     for key in keys.split()

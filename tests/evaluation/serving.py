@@ -35,11 +35,13 @@ def served(app: Any, port: int = 0) -> Iterator[str]:
 class Faulty:
     """Answers every chat with its last message and a number; the first requests meet the faults given, in order.
 
-    A fault is a status code. `most` caps the answers of one request, as some endpoints do.
+    A fault is a status code. `most` caps the answers of one request, as some endpoints do. `fails` holds which request
+    for a message, counted from 1, is refused.
     """
 
     def __init__(self, *faults: int, most: int = 99, slow: float = 0.0) -> None:
         self.faults, self.most, self.slow = list(faults), most, slow
+        self.fails: dict[str, int] = {}
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.at_once = self.most_at_once = 0
@@ -53,9 +55,11 @@ class Faulty:
         if self.faults:
             return JSONResponse({"error": {"message": "on purpose"}}, self.faults.pop(0), {"retry-after": "0"})
         body = await request.json()
+        said = body["messages"][-1]["content"]
+        if sum(b["messages"][-1]["content"] == said for b in self.bodies) + 1 == self.fails.get(said):
+            return JSONResponse({"error": {"message": "on purpose"}}, 500, {"retry-after": "0"})
         self.bodies.append(body)
         self.keys.append(request.headers["authorization"])
-        said = body["messages"][-1]["content"]
         choices = [
             {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": f"{said} {i}"}}
             for i in range(min(body["n"], self.most))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import openai
 import pytest
 
 from launch.endpoint import Endpoint, Question, Reply
@@ -56,8 +58,6 @@ def test_a_busy_endpoint_is_asked_again(faults: tuple[int, ...]) -> None:
 
 
 def test_an_endpoint_that_stays_down_ends_the_run() -> None:
-    import openai
-
     with pytest.raises(openai.RateLimitError):
         ask(Faulty(*[429] * 9), questions(1), retries=1)
 
@@ -84,6 +84,33 @@ def test_an_endpoint_that_gives_one_answer_at_a_time_is_asked_until_all_are_ther
     (reply,) = ask(server, questions(1, n=3)).values()
     assert len(reply.texts) == 3 and (reply.read, reply.written) == (30, 9)
     assert [b["seed"] for b in server.bodies] == [0, 1, 2]
+
+
+def test_an_endpoint_that_refuses_everything_is_not_asked_everything() -> None:
+    server = Faulty(*[400] * 100)
+    with pytest.raises(BadInput, match=r"refused 20 questions and answered none, got .*on purpose"):
+        ask(server, questions(90), concurrency=1)
+    assert len(server.faults) == 80
+
+
+def test_answers_on_their_way_are_kept_when_another_question_ends_the_run() -> None:
+    server = Faulty(most=1, slow=0.2)
+    with served(server.app) as address:
+        config = EndpointConfig(url=f"{address}/v1", key_variable="TEACHER_KEY", concurrency=2, retries=0)
+        endpoint = Endpoint("teacher", config)
+        server.fails = {"say 0": 2}  # its second answer
+        with pytest.raises(openai.InternalServerError):
+            list(endpoint.ask(questions(6, n=3)))
+        paid = len(server.bodies)
+        assert paid == 1 + 3  # the other question was answered to its end, and no third was begun
+        server.fails = {}
+        assert len([1 for batch in Endpoint("teacher", config).ask(questions(6, n=3)) for _ in batch]) == 6
+    assert len(server.bodies) == 6 * 3 and [b["seed"] for b in server.bodies[paid : paid + 2]] == [1, 0]
+
+
+def test_an_endpoint_that_answers_too_late_says_which_key_allows_more() -> None:
+    with pytest.raises(BadInput, match=r"within synthesis\.endpoint\.timeout_seconds in 1 tries, got 0\.2"):
+        ask(Faulty(slow=1.0), questions(1), retries=0, timeout_seconds=0.2)
 
 
 def test_what_was_answered_is_never_paid_for_twice() -> None:
@@ -125,11 +152,10 @@ def test_no_more_are_asked_at_a_time_than_the_recipe_says() -> None:
 
 
 def test_no_more_are_asked_a_minute_than_the_recipe_says() -> None:
-    import time
-
-    start = time.monotonic()
-    ask(Faulty(), questions(4), requests_per_minute=300)
-    assert time.monotonic() - start >= 3 * 60 / 300  # the first goes at once; a bound from below, not a speed
+    for server, asked in ((Faulty(), questions(4)), (Faulty(most=1), questions(2, n=2))):
+        start = time.monotonic()
+        ask(server, asked, requests_per_minute=300)
+        assert time.monotonic() - start >= 3 * 60 / 300  # the first goes at once; a bound from below, not a speed
 
 
 def test_a_missing_key_is_said_at_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
