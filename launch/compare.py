@@ -1,15 +1,15 @@
 """`ledex report A B C`: runs beside each other on one page, with their differences paired by problem.
 
-Every way to ask that two runs share on the same benchmark is compared, the first run as the baseline; the fixed bugs
-only where both refined the same ones. What differs between the recipes is listed, so that the reader sees what else
-could be the cause.
+Every way to ask that two runs share on the same benchmark is compared, the first run as the baseline: files of problems
+only where both runs read the same, the fixed bugs only where both refined the same ones. What differs between the
+recipes is listed, so that the reader sees what else could be the cause.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from launch import figures
 from launch.costs import costs
 from launch.evaluator import STAGE
 from launch.measures import Measured, every_figure
+from launch.problem_sets import heldout_hashes
 from launch.report import SHOWING, Plot, environment, way
-from launch.rundir import find_run, read_parts, write_atomically
+from launch.rundir import find_run, read_parts, read_versions, write_atomically
 from ledex_ray.comparison import article_table, compared, share_problems
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
@@ -37,6 +38,7 @@ class Run:
     results: Mapping[str, Any]  # its evaluation.json; {} where it has none
     measured: Sequence[Measured]
     bug_set: str = ""  # its hash; "" where the evaluation is not finished
+    problems: Mapping[str, frozenset[str]] = field(default_factory=dict)  # benchmark -> hashes of the files it is in
 
 
 def compare(names: Sequence[str], out: Path) -> tuple[list[str], list[list[str]]]:
@@ -54,6 +56,7 @@ def compare(names: Sequence[str], out: Path) -> tuple[list[str], list[list[str]]
     table = article_table(
         {"results": [{**r, "label": f"{run.name}: {r['label']}"} for run in runs for r in _results(run)]}
     )
+    spent = [(run.name, cost) for run in runs for cost in costs(run.root, run.recipe)]
     page = (
         environment()
         .get_template("compare.html.j2")
@@ -62,10 +65,12 @@ def compare(names: Sequence[str], out: Path) -> tuple[list[str], list[list[str]]
             header=table[0],
             rows=table[1],
             differences=[row for run in runs[1:] for row in differences(runs[0], run)],
+            other_problems=[(r.name, name) for r in runs[1:] for name in _other_problems(runs[0], r)],
             other_bugs=[r.name for r in runs[1:] if runs[0].measured and r.measured and not _same_bugs(runs[0], r)],
             unmeasured=[run.name for run in runs if not run.results],
             differing=[(run.name, differing_keys(_unnamed(runs[0]), _unnamed(run))) for run in runs[1:]],
-            costs=[(run.name, cost) for run in runs for cost in costs(run.root, run.recipe)],
+            costs=spent,
+            killed=[f"{name} {cost.stage} {cost.killed}" for name, cost in spent if cost.killed],
             plots=_plots(runs),
         )
     )
@@ -80,6 +85,8 @@ def differences(first: Run, other: Run) -> list[tuple[str, str, str, str, str, b
     for m in other.measured:
         a = known.get(_shared(m))
         if a is None or not share_problems(a.tally, m.tally, m.result.k):
+            continue
+        if m.result.benchmark.partition(" ")[0] in _other_problems(first, other):
             continue
         if m.result.key.bugs == "fixed" and not _same_bugs(first, other):
             continue
@@ -123,7 +130,13 @@ def _read(name: str, root: Path, recipe: Recipe) -> Run:
     found = every_figure(samples, benchmarks, recipe.evaluation, models, recipe.problems.feedback)
     finished = folder / "DONE.json"
     bug_set = json.loads(finished.read_text()).get("bug_set", "") if finished.exists() else ""
-    return Run(name, root, recipe, results, found, bug_set)
+    pinned = heldout_hashes(recipe, read_versions(root).get("hub", {}))
+    return Run(name, root, recipe, results, found, bug_set, pinned)
+
+
+def _other_problems(a: Run, b: Run) -> list[str]:
+    """Benchmarks of which the two read other files: one id need not be one problem there."""
+    return sorted(name for name in a.problems.keys() & b.problems.keys() if a.problems[name] != b.problems[name])
 
 
 def _same_bugs(a: Run, b: Run) -> bool:

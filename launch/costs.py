@@ -6,7 +6,7 @@ Read from the run's files, narrow columns alone. A prompt that is sampled n time
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,43 +21,50 @@ from ledex_ray.placement import phases
 
 @dataclass(frozen=True)
 class Cost:
-    """One stage. `seconds` is wall time over all processes that worked on it, one after another."""
+    """One stage, over all the processes that worked on it, one after another.
+
+    `killed` of them ended without a word: their time and GPU hours are not known, and not in the sums.
+    """
 
     stage: str
-    seconds: float
-    gpus: float
+    seconds: float = 0.0  # wall time
+    gpu_hours: float = 0.0
+    killed: int = 0
     read: int = 0  # prompt tokens
     written: int = 0
     trained: int = 0  # tokens that a learner went through forwards and backwards
     verdicts: int = 0
 
-    @property
-    def gpu_hours(self) -> float:
-        return self.gpus * self.seconds / 3600
-
 
 def costs(root: Path, recipe: Recipe) -> list[Cost]:
     """The cost of each stage that has begun, in their order."""
-    seconds = stage_seconds(root)
     counted = {
         "synthesize": lambda: _plus(_provenance(root, "solve", "problem_id"), _provenance(root, "refine")),
         "sft": lambda: {"trained": _total(root / "sft" / "metrics", "tokens")},
         "ppo": lambda: _ppo(root, recipe.ppo.epochs),
         "evaluate": lambda: _evaluated(root),
     }
-    return [
-        Cost(stage, spent, stage_gpus(recipe, stage), **(counted[stage]() if stage in counted else {}))
-        for stage, spent in seconds.items()
-    ]
+    spent = _spent(root, recipe)
+    return [replace(cost, **counted[cost.stage]()) if cost.stage in counted else cost for cost in spent]
 
 
-def stage_seconds(root: Path) -> dict[str, float]:
-    """Seconds spent in each stage, over all the processes that worked on it; that of a killed one is not known."""
-    seconds: dict[str, float] = {}
+def _spent(root: Path, recipe: Recipe) -> list[Cost]:
+    """Time and GPU hours of each stage, from the run's events."""
+    found: dict[str, Cost] = {}
+    begun: Cost | None = None  # and not ended: killed if something else began after it, else perhaps under way
     for event in read_parts(root / "events"):
-        if event["event"] == "stage_finished":
-            seconds[event["stage"]] = seconds.get(event["stage"], 0.0) + event["seconds"]
-    return seconds
+        if event["event"] == "stage_started":
+            if begun is not None:
+                found[begun.stage] = replace(begun, killed=begun.killed + 1)
+            begun = found.setdefault(event["stage"], Cost(event["stage"]))
+        elif event["event"] == "stage_finished":
+            stage, seconds = event["stage"], event["seconds"]
+            cost = found.get(stage, Cost(stage))
+            gpus = event["gpus"] if "gpus" in event else stage_gpus(recipe, stage)
+            hours = cost.gpu_hours + gpus * seconds / 3600
+            found[stage] = replace(cost, seconds=cost.seconds + seconds, gpu_hours=hours)
+            begun = None
+    return list(found.values())
 
 
 def stage_gpus(recipe: Recipe, stage: str) -> float:

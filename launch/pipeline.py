@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from actors.places import Place, remove_tree
 from launch.console import log
+from launch.costs import stage_gpus
 from launch.rundir import RunDirectory
 from launch.tracking import Tracker
 from ledex_ray.config import Recipe
@@ -104,13 +105,14 @@ def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
 
 
 def _run_stages(run: RunDirectory, stages: list[str]) -> None:
-    if stages == ["report"]:
-        _report(run)
-        return
     from launch.fleet import Fleet
 
     tracker = Tracker(run)
     try:
+        if stages == ["report"]:
+            _report(run)
+            tracker.publish("report")
+            return
         with Fleet(run.recipe, stages, run.pins) as fleet:
             for stage in stages:
                 _stage(run, stage, _function(stage, run, fleet, tracker))
@@ -120,7 +122,7 @@ def _run_stages(run: RunDirectory, stages: list[str]) -> None:
 
 
 def _stage(run: RunDirectory, stage: str, function: Callable[[], None]) -> None:
-    with run.timed(stage):
+    with run.timed(stage, gpus=stage_gpus(run.recipe, stage)):
         function()
     discard_checkpoints(run, stage)
 

@@ -6,7 +6,7 @@ What PPO chooses its best checkpoint by counts as seen, too.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +15,14 @@ from launch.pins import Pins
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
-from ledex_ray.readers import hub_set, local_set
+from ledex_ray.readers import hub_set, local_set, parse_spec
 from reward.judge import ready_problems
 
 Load = Callable[[str], Sequence[Problem]]
 """The problems of a SPEC, ready to be judged: `ready_problems`, or what remembers its answers."""
 TRAINABLE = ("train", "prompt", "")
 CONTAMINATED = " (contaminated)"
+FILES = "problems/"  # before a SPEC, the name of its files among a run's pins
 
 
 def pin_problem_sets(recipe: Recipe, pins: Pins) -> None:
@@ -34,7 +35,17 @@ def pin_problem_sets(recipe: Recipe, pins: Pins) -> None:
         if hub is not None:
             pins.pin(f"datasets/{hub.path}", hub.revision)
         elif files is not None and files.exists():
-            pins.pin(f"problems/{spec}", _digest(files))
+            pins.pin(FILES + spec, _digest(files))
+
+
+def heldout_hashes(recipe: Recipe, pinned: Mapping[str, str]) -> dict[str, frozenset[str]]:
+    """Benchmark -> hashes of the files that its held-out problems were read from, of those that a run has pinned."""
+    found: dict[str, frozenset[str]] = {}
+    for spec in recipe.problems.heldout:
+        if FILES + spec in pinned:
+            benchmark = parse_spec(spec).name
+            found[benchmark] = found.get(benchmark, frozenset()) | {pinned[FILES + spec]}
+    return found
 
 
 def _digest(files: Path) -> str:

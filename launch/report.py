@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 
 from launch import figures, figures_answers
-from launch.costs import costs, stage_seconds
+from launch.costs import Cost, costs
 from launch.rundir import RunDirectory, read_parts, read_versions, write_atomically
 from launch.shown import shown
 from launch.synthesis_summary import TABLE, table_rows
@@ -84,6 +84,7 @@ def gather(run: RunDirectory) -> dict[str, Any]:
     samples = read_records(evaluation / "samples.parquet", Sample) if results else []
     header, rows = article_table(results) if results else ([], [])
     fixed, failed = examples(samples)
+    spent = costs(run.root, run.recipe)
     return {
         "name": run.root.name,  # a copy has the name of its folder
         "recipe": dump_recipe(run.recipe),
@@ -99,11 +100,14 @@ def gather(run: RunDirectory) -> dict[str, Any]:
         "table_1_header": TABLE,
         "sft": run.summary("sft"),
         "ppo": run.summary("ppo"),
-        "plots": plots(run, samples, results["results"] if results else []),
+        "plots": plots(run, samples, results["results"] if results else [], spent),
         "fixed": fixed,
         "failed": failed,
-        "costs": costs(run.root, run.recipe),
+        "costs": spent,
+        "killed": [f"{cost.stage} {cost.killed}" for cost in spent if cost.killed],
         "overlaps": contamination(evaluation),
+        "seen": [*run.recipe.problems.train_sets, run.recipe.problems.validation],
+        "others": list(run.recipe.evaluation.models),
         "published": published_rows(run.recipe.model.name),
         "backbone": backbone_of(run.recipe.model.name),
         "benchmarks": BENCHMARKS,
@@ -116,7 +120,9 @@ def versions(root: Path) -> dict[str, str]:
     return {name: version for name, version in known.items() if name != "hub"} | known.get("hub", {})
 
 
-def plots(run: RunDirectory, samples: Sequence[Sample], results: Sequence[Mapping[str, Any]]) -> list[Plot]:
+def plots(
+    run: RunDirectory, samples: Sequence[Sample], results: Sequence[Mapping[str, Any]], spent: Sequence[Cost]
+) -> list[Plot]:
     """Every figure that the run has data for."""
     ppo, sft = read_parts(run.root / "ppo" / "metrics"), read_parts(run.root / "sft" / "metrics")
     episodes = figures_answers.read_episodes(run.root / "ppo" / "episodes")
@@ -130,7 +136,7 @@ def plots(run: RunDirectory, samples: Sequence[Sample], results: Sequence[Mappin
          figures_answers.calibration),
         ("policy", "KL and update by PPO iteration", ppo, figures.policy_curves),
         ("sft_loss", "SFT loss", sft, figures.loss_curve),
-        ("time", "Where the time went", stage_seconds(run.root), figures.time_bars),
+        ("time", "Where the time went", {c.stage: c.seconds for c in spent if c.seconds}, figures.time_bars),
     ]  # fmt: skip
     drawn = ((name, caption, draw(data)) for name, caption, data, draw in wanted if data)
     return [Plot(name, caption, figures.to_png(figure)) for name, caption, figure in drawn if figure is not None]

@@ -203,14 +203,14 @@ class RunDirectory:
             file.write(json.dumps({"time": round(time.time(), 3), "event": kind, **fields}) + "\n")
 
     @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Records when a stage began and ended, so that the report can say where time went."""
+    def timed(self, stage: str, gpus: float) -> Iterator[None]:
+        """Records when a stage began and ended, on how many GPUs, so that the report can say what it has cost."""
         self.event("stage_started", stage=stage)
         start = time.monotonic()
         try:
             yield
         finally:  # a failed try has cost its time too; that of a killed process is not known
-            self.event("stage_finished", stage=stage, seconds=round(time.monotonic() - start, 1))
+            self.event("stage_finished", stage=stage, seconds=round(time.monotonic() - start, 1), gpus=gpus)
 
 
 def read_versions(root: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 One file a benchmark, model and way to ask: `BENCHMARK.LABEL.MODE.jsonl`, a line {"task_id", "solution"} a first sample:
 its own program, or under a refining mode the last one that was made of it. pass@1 of a file is the one in
 `evaluation.json`: a first sample that an infrastructure fault befell, there or on the way, is in neither. `ledex judge`
-and `evalplus.evaluate --samples` read them.
+reads them; `evalplus.evaluate --samples` those in which every task of its set has an answer.
 """
 
 from __future__ import annotations

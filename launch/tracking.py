@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from launch.gauges import Gauges
 from launch.mlflow_runs import MlflowRuns
@@ -20,6 +20,9 @@ from ledex_ray.tables import read_records
 MOST_ROWS, MOST_CHARACTERS, MOST_LINES = 200, 2000, 60  # of a table of answers, and of a text in it
 ANSWERS = ("problem", "model", "mode", "verdict", "wrong code", "feedback", "explanation", "code")
 EPISODES = ("problem", "instruction", "verdict", "reward", "answer")
+
+
+T = TypeVar("T")
 
 
 class Mirror(Protocol):
@@ -121,10 +124,10 @@ class Tracker:
         for mirror in self._mirrors:
             mirror.summarize("evaluation", figures)
         samples = read_records(folder / "samples.parquet", Sample)
+        refined = [s for s in samples if s.wrong_code and s.code]
         rows = [
             (s.problem_id, s.label, s.mode, s.status, s.wrong_code, s.shown_feedback, s.explanation, s.code)
-            for s in samples
-            if s.wrong_code and s.code
+            for s in evenly(refined, lambda s: (s.label, s.mode, s.passed), MOST_ROWS)
         ]
         self._publish_table("evaluation", "answers", ANSWERS, rows)
 
@@ -133,6 +136,16 @@ class Tracker:
         cells = [[_cell(value) for value in row] for row in rows[:MOST_ROWS]]
         for mirror in self._mirrors:
             mirror.table(stage, name, columns, cells)
+
+
+def evenly(items: Sequence[T], kind: Callable[[T], Hashable], most: int) -> list[T]:
+    """At most so many of the items in their order, of each kind as many as of every other as far as there are."""
+    turns: dict[Hashable, int] = {}
+    order = []
+    for place, item in enumerate(items):
+        turns[kind(item)] = turn = turns.get(kind(item), 0) + 1
+        order.append((turn, place))
+    return [items[place] for place in sorted(place for _, place in sorted(order)[:most])]
 
 
 def _cell(value: Any) -> Any:

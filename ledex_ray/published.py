@@ -37,13 +37,19 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
         Published("sft+rl", "explain", ((57.92, 78.97), (55.84, 84.14), (52.90, 71.80), (50.04, 78.25))),
     ),
 }
-SPELLINGS = {"StarCoder-15B": ("bigcode/starcoder", "starcoder-15b"), "CodeLlama-7B": ("codellama-7b",)}
+SPELLINGS = {
+    "StarCoder-15B": ("bigcode/starcoder", "starcoder-15b"),
+    "CodeLlama-7B": ("codellama-7b", "codellama-7b-hf"),
+}
 
 
 def backbone_of(model: str) -> str:
-    """The paper's name of a model, by its hub id (at any revision) or path; "" where the paper did not use it."""
+    """The paper's name of a model, by its hub id (at any revision) or path; "" for those that have no figures here.
+
+    A model's relatives (an instruct or Python version, a fine-tuned one) are other models.
+    """
     name = model.partition("@")[0].lower().rstrip("/")
     for backbone, spellings in SPELLINGS.items():
-        if any(name == s or name.endswith("/" + s) or (s in name and s != "bigcode/starcoder") for s in spellings):
+        if any(name == s or name.endswith("/" + s) for s in spellings):
             return backbone
     return ""

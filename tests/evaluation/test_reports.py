@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -115,6 +116,17 @@ def test_costs_count_each_prompt_once_and_each_answer_once(runs_dir: Path) -> No
     assert {c.stage: c.trained for c in costs(run.root, twice)}["ppo"] == 600
 
 
+def test_hours_are_those_of_the_gpus_that_a_try_held_and_killed_tries_are_said(runs_dir: Path) -> None:
+    (run,) = finished(runs_dir, "resumed", 2)
+    began = {"event": "stage_started", "stage": "ppo"}
+    ended = {"event": "stage_finished", "stage": "ppo", "seconds": 3600}
+    write_part(run.root / "events", 7, [began, began, ended | {"gpus": 8}, began, ended | {"gpus": 4}, began])
+    (ppo,) = [c for c in costs(run.root, run.recipe) if c.stage == "ppo"]
+    assert (ppo.gpu_hours, ppo.killed) == (12.0, 1)  # the last one may be under way
+    report(run)
+    assert "not in the table: ppo 1." in (run.root / "report/report.html").read_text()
+
+
 def test_every_worker_of_an_engine_holds_its_gpus() -> None:
     recipe = recipe_from_tree({"rollout": {"gpus": 1, "actors": 2, "tensor_parallel": 4}, "learner": {"gpus": 1}})
     assert [stage_gpus(recipe, stage) for stage in ("evaluate", "sft", "ppo")] == [8, 9, 9]
@@ -137,8 +149,14 @@ def test_costs_count_the_parts_of_a_release_that_wrote_less(run: RunDirectory) -
 
 def test_the_papers_figures_stand_beside_its_own_backbones_alone() -> None:
     assert backbone_of("bigcode/starcoder") == backbone_of("/models/starcoder-15b/") == "StarCoder-15B"
-    assert backbone_of("codellama/CodeLlama-7b-hf") == "CodeLlama-7B"
-    assert backbone_of("bigcode/starcoderbase") == backbone_of("smollm2-135m") == ""
+    assert backbone_of("codellama/CodeLlama-7b-hf") == backbone_of("codellama/CodeLlama-7b-hf@main") == "CodeLlama-7B"
+    for other in (
+        "bigcode/starcoderbase",
+        "smollm2-135m",
+        "codellama/CodeLlama-7b-Instruct-hf",
+        "mine/codellama-7b-sft",
+    ):
+        assert backbone_of(other) == ""
     for rows in PUBLISHED.values():
         for row in rows:
             assert len(row.figures) == len(BENCHMARKS) and all(0 < one < (ten or 100) < 100 for one, ten in row.figures)
@@ -220,6 +238,16 @@ def test_fixed_bugs_are_compared_only_where_both_runs_refined_the_same() -> None
     assert fixed(on_fixed_bugs("two", 4, "def")) == fixed(on_fixed_bugs("two", 4, "")) == []
 
 
+def test_problems_are_paired_only_where_both_runs_read_the_same_file() -> None:
+    first, other = on_fixed_bugs("one", 2, "abc"), on_fixed_bugs("two", 4, "abc")
+    for left, right, paired in (("x", "x", True), ("x", "y", False), ("x", "", True)):
+        runs = [
+            replace(run, problems={"own": frozenset({hash})} if hash else {})
+            for run, hash in ((first, left), (other, right))
+        ]
+        assert bool(differences(*runs)) is paired
+
+
 def shown(name: str, repaired: dict[Literal["public", "all"], int], feedback: Literal["public", "all"]) -> Run:
     """A run that has shown its models feedback of these kinds, `feedback` being its recipe's own."""
     recipe = recipe_from_tree({"run": name, **TREE, "problems": {"feedback": feedback}})
@@ -248,6 +276,15 @@ def test_the_comparison_says_where_fixed_bugs_differ(run: RunDirectory, runs_dir
         other.finish("evaluation/heldout", {"bug_set": bug_set})
     compare(["one", "two", "three"], tmp_path / "page.html")
     assert "That of three is\nnot that of one" in (tmp_path / "page.html").read_text()
+
+
+def test_the_comparison_says_where_a_file_of_problems_was_edited(runs_dir: Path, tmp_path: Path) -> None:
+    for name, text in (("one", "a"), ("two", "a"), ("three", "b")):
+        (other,) = finished(runs_dir, name, 4, problems={"heldout": ["jsonl:mine.jsonl"]})
+        other.pins.pin("problems/jsonl:mine.jsonl", text)
+    compare(["one", "two", "three"], tmp_path / "page.html")
+    html = (tmp_path / "page.html").read_text()
+    assert "three read its problems of jsonl from other files than one" in html and "two read" not in html
 
 
 def test_a_browser_shows_the_comparison(run: RunDirectory, runs_dir: Path, tmp_path: Path, page: Page) -> None:

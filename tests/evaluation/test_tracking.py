@@ -12,7 +12,7 @@ import pytest
 
 from examples.wandb_dashboard import dashboard
 from launch.rundir import RunDirectory, read_parts
-from launch.tracking import Tracker
+from launch.tracking import Tracker, evenly
 from ledex_ray.errors import BadInput
 from ledex_ray.metric_groups import grouped
 from ledex_ray.recipes import recipe_from_tree
@@ -237,6 +237,14 @@ def test_the_dashboard_has_a_panel_for_every_kind_of_metric(metric: str) -> None
     panels = [panel for section in dashboard("me", "ledex-ray").sections for panel in section.panels]
     shown = [panel for panel in panels if re.match(panel.metric_regex, f"ppo/{grouped(metric)}")]
     assert shown and all(panel.x == "ppo/step" for panel in shown)
+
+
+def test_a_table_has_as_many_answers_of_each_kind_as_there_are_or_fit() -> None:
+    answers = ["a"] * 50 + ["b"] * 3 + ["c"] * 50
+    found = evenly(list(enumerate(answers)), lambda row: row[1], 13)
+    assert [name for _, name in found] == ["a"] * 5 + ["b"] * 3 + ["c"] * 5
+    assert [place for place, _ in found] == [0, 1, 2, 3, 4, 50, 51, 52, 53, 54, 55, 56, 57]
+    assert evenly("ab", str, 9) == ["a", "b"]
 
 
 def test_nothing_is_told_where_the_recipe_says_so(runs_dir: Path) -> None:
