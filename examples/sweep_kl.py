@@ -39,7 +39,11 @@ def main() -> None:
     for result in sweep(base, tree, arguments.kl, arguments.at_a_time):
         found = result.metrics or {}
         coefficient = (result.config or {})["ledex"]["ppo"]["kl_coef"]
-        console.print(f"kl_coef {coefficient:<6} reward {found['reward']:+.3f}  kl {found['kl']:.4f}", markup=False)
+        if result.error is not None:
+            console.print(f"kl_coef {coefficient:<6} failed: {result.error}", markup=False)
+            continue
+        kl = f"{found['kl']:.4f}" if "kl" in found else "not measured"  # at 0 there is no reference model
+        console.print(f"kl_coef {coefficient:<6} reward {found['reward']:+.3f}  kl {kl}", markup=False)
 
 
 def sweep(base: Path, tree: Mapping[str, Any], coefficients: Sequence[float], at_a_time: int = 1) -> tune.ResultGrid:

@@ -221,14 +221,15 @@ class DebugPPO(Algorithm):
             log.info("ppo: the starting model repairs %.1f %% of the validation bugs", 100 * rate)
 
     def _pass_rate(self, assignments: Sequence[Assignment]) -> tuple[float, int]:
-        """(share of verdicts that are PASSED, how many infrastructure faults were left out of it)."""
+        """(share of verdicts that are PASSED, how many answers were left out of it, lost to the infrastructure)."""
         sampling = self.settings.sampling.model_copy(update={"n": self.settings.validation_samples})
         groups = self.collector.collect(
             assignments, sampling, self.weights.ref, self.settings.seed, execute=True, turns=self.settings.turns
         )
         verdicts = [e.verdict for group in groups for e in group]
         known = [verdict == "PASSED" for verdict in verdicts if verdict != "INFRA"]
-        return (float(np.mean(known)) if known else math.nan), len(verdicts) - len(known)
+        asked = len(assignments) * sampling.n  # also those of groups that the engines gave up
+        return (float(np.mean(known)) if known else math.nan), asked - len(known)
 
     def _due(self, every: int) -> bool:
         return self.progress.iteration % every == 0 or self.progress.iteration == self.settings.iterations

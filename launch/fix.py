@@ -29,7 +29,7 @@ from ledex_ray.readers.files import read_text
 from ledex_ray.readers.jsonl import called_name
 from ledex_ray.readers.own_tests import read_tests
 from ledex_ray.records import Instruction, Status, Verdict
-from ledex_ray.splice import splice
+from ledex_ray.splice import keeps, splice
 from reward.judge import Judge, JudgeConfig, StartFailed, TooWeak
 from reward.scorer import Scorer
 from reward.terms import TextJob
@@ -219,7 +219,7 @@ def _ask(fleet: Fleet, problem: Problem, wrong: Proposal, sampling: SamplingConf
 
 
 def _judged(problem: Problem, wrong: Proposal, answers: Iterable[str], judge: Judge, scorer: Scorer) -> list[Proposal]:
-    """Each distinct program that the answers make of the file, judged; also the answer alone where that is another."""
+    """Each distinct program that the answers make of the file, judged; also the answer alone where nothing is lost."""
     jobs = [
         TextJob(id=str(i), text=text, instruction="explain", entry_point=problem.entry_point, codebleu=False)
         for i, text in enumerate(answers)
@@ -228,7 +228,7 @@ def _judged(problem: Problem, wrong: Proposal, answers: Iterable[str], judge: Ju
     proposals = []
     for answer in (terms.answer for terms in scorer.score(jobs) if terms.answer.code.strip()):
         for code in (splice(wrong.code, answer.code), answer.code.strip("\n") + "\n"):
-            if code not in seen:
+            if code not in seen and (not problem.entry_point or keeps(wrong.code, code)):
                 seen.add(code)
                 verdict = judge.judge(problem, code)
                 if verdict.status is Status.INFRA:

@@ -24,11 +24,11 @@ class Block:
 
 
 def splice(file: str, answer: str) -> str:
-    """The file with the answer's definitions and imports in it; the answer alone where they share no name."""
+    """The file with the answer's definitions and imports in it; the answer behind it where they share no name."""
     old, new = blocks(file), {block.name: block for block in blocks(answer) if block.name}
     shared = [block.name for block in old if block.name in new]
     if not shared:
-        return answer
+        return "\n\n\n".join(part for part in (file.strip("\n"), answer.strip("\n")) if part) + "\n"
     lines: list[str] = []
     place = None  # of new imports: before the file's first one, else before the first definition that is replaced
     for block in old:
@@ -47,6 +47,11 @@ def splice(file: str, answer: str) -> str:
     imports = [line for block in blocks(answer) if not block.name for line in block.lines if _IMPORTS.match(line)]
     lines[place:place] = [line for line in imports if line not in lines and not line.startswith("from __future__")]
     return "\n".join(lines).strip("\n") + "\n"
+
+
+def keeps(file: str, code: str) -> bool:
+    """Whether the code defines every name that the file defines."""
+    return {block.name for block in blocks(file)} - {""} <= {block.name for block in blocks(code)}
 
 
 def blocks(code: str) -> list[Block]:

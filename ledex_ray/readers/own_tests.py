@@ -1,7 +1,8 @@
 """Tests of a user's own: a .py of top-level asserts, or a .jsonl with one test of docs/files.md a line.
 
-What stands before an assert in a .py (imports, values, helpers) is run before it again for each: no test depends on
-another. Not covered: pytest's fixtures and classes.
+A test of a .py is an assert, or a statement that comes to one: a loop over cases, a call of a helper that asserts. What
+stands before it (imports, values, helpers) is run again for each: no test depends on another. Nothing that asserts is
+passed over in silence. Not covered: pytest's functions, fixtures and classes.
 """
 
 from __future__ import annotations
@@ -33,17 +34,45 @@ def _asserts(path: Path, module: str) -> tuple[Test, ...]:
         raise BadInput(str(path), f"is not Python ({error})") from error
     before: list[str] = []
     tests: list[Test] = []
+    helpers = _asserting(tree.body)
     for node in tree.body:
         if _is_docstring(node) or _imports_the_program(node, module, f"{path}:{node.lineno}"):
             continue
         source = _source(text, node)
-        if isinstance(node, ast.Assert):
+        if not isinstance(node, _DEFINITIONS) and (_asserts_itself(node) or _named(node) & helpers.keys()):
             tests.append(AssertTest("\n".join([*before, source])))
         else:
             before.append(source)
+    for name, helper in helpers.items():
+        if not any(name in _named(node) for node in tree.body if node is not helper):
+            expected = "its asserts at top level, or a call of it there"
+            raise BadInput(
+                f"{path}:{helper.lineno}", "asserts in a function that nothing calls", given=name, expected=expected
+            )
     if not tests:
         raise BadInput(str(path), "holds no assert at top level", expected="lines such as `assert f(1) == 2`")
     return tuple(tests)
+
+
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def _asserting(body: list[ast.stmt]) -> dict[str, Definition]:
+    """The definitions that assert, or name one that does."""
+    definitions = {node.name: node for node in body if isinstance(node, _DEFINITIONS)}
+    found = {name for name, node in definitions.items() if _asserts_itself(node)}
+    while more := {name for name, node in definitions.items() if name not in found and _named(node) & found}:
+        found |= more
+    return {name: node for name, node in definitions.items() if name in found}
+
+
+def _asserts_itself(node: ast.stmt) -> bool:
+    return any(isinstance(inner, ast.Assert) for inner in ast.walk(node))
+
+
+def _named(node: ast.stmt) -> set[str]:
+    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
 
 
 def _source(text: str, node: ast.stmt) -> str:

@@ -9,11 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from launch.cli import app
-from launch.fix import _say, _write, read_problem
+from launch.fix import Proposal, _judged, _say, _write, read_problem
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import AssertTest, CallTest
 from ledex_ray.splice import splice
 from reward.judge import Judge, JudgeConfig
+from reward.scorer import Scorer
 
 PROGRAM = '"""Sums."""\nimport math\n\nLIMIT = 3\n\n\ndef helper(x):\n    return x\n\n\ndef total(xs):\n    return 0\n'
 
@@ -56,7 +57,12 @@ def test_tests_may_be_lines_of_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "tests", "told"),
     [
-        ("t_py", "def test_total():\n    assert total([]) == 0\n", "holds no assert at top level"),
+        (
+            "t_py",
+            "def test_total():\n    assert total([]) == 0\n",
+            r"t\.py:1: asserts in a function",
+        ),
+        ("t_py", "total([])\n", "holds no assert at top level"),
         ("t_py", "assert total([] == 0\n", "is not Python"),
         ("t_py", "import sums\nassert sums.total([]) == 0\n", r"t\.py:1: imports sums; expected"),
         ("t_jsonl", '"assert total([]) == 0"\n{"arg": 1}\n', r"t\.jsonl:2: field 'test'"),
@@ -85,9 +91,35 @@ def test_an_answers_definitions_and_imports_go_into_the_file_and_its_examples_do
     )
 
 
-def test_an_answer_that_shares_no_name_with_the_file_stands_alone() -> None:
+def test_an_answer_that_shares_no_name_with_the_file_stands_behind_it() -> None:
     answer = "def other():\n    pass\n"
-    assert splice(PROGRAM, answer) == answer
+    assert splice(PROGRAM, answer) == f"{PROGRAM}\n\n{answer}" and splice("", answer) == answer
+
+
+def test_a_fix_never_loses_what_the_file_defines_beside_the_bug(tmp_path: Path) -> None:
+    """The other function is no Python, so the file with the right answer in it fails and the answer alone passes."""
+    program = "def other(:\n    pass\n\n\ndef total(xs):\n    return 0\n"
+    paths = write(tmp_path, sums_py=program, t_py="assert total([1, 2]) == 3\n")
+    problem = read_problem(paths["sums_py"], paths["t_py"])
+    with Judge(JudgeConfig()) as judge, Scorer() as scorer:
+        start = Proposal(program, "", judge.judge(problem, program))
+        answers = ["```python\ndef total(xs):\n    return sum(xs)\n```"]
+        found = _judged(problem, start, answers, judge, scorer)
+        assert [p.verdict.passed for p in found] == [False] and "def other" in found[0].code
+        both = [answers[0].replace("def total", "def other():\n    pass\n\n\ndef total")]
+        assert any(p.verdict.passed for p in _judged(problem, start, both, judge, scorer))
+
+
+def test_whatever_asserts_is_a_test(tmp_path: Path) -> None:
+    tests = "def check(xs, right):\n    assert total(xs) == right\n\n\ncheck([], 0)\n"
+    tests += "for xs in ([1], [2]):\n    assert total(xs) == xs[0]\nlast = [1, 2]\ncheck(last, 3)\n"
+    paths = write(tmp_path, sums_py=PROGRAM, t_py=tests)
+    problem = read_problem(paths["sums_py"], paths["t_py"])
+    assert problem.entry_point == "total" and len(problem.tests) == 3
+    with Judge(JudgeConfig()) as judge:
+        assert judge.judge(problem, PROGRAM).n_passed == 1
+        assert judge.judge(problem, PROGRAM.replace("return 0", "return sum(xs)")).passed
+        assert judge.judge(problem, PROGRAM.replace("return 0", "return xs[0] if xs else 0")).n_passed == 2
 
 
 def test_decorators_and_signatures_of_several_lines_go_with_their_function() -> None:
