@@ -29,7 +29,7 @@ from actors.learner_weights import GatheredWeights, write_model
 from actors.micro_batches import MicroBatch, Packer, Sequences
 from actors.places import place
 from actors.ppo_update import PPOUpdate, Reference
-from actors.sharded_model import ShardedModel, all_sum, freeze, join_group
+from actors.sharded_model import ShardedModel, all_sum, freeze, join_group, wait_for_peers
 from actors.weight_file import SharedFolder
 from actors.weights import TransferReceipt, send_weights
 from ledex_ray.config import LearnerConfig, ModelConfig, OptimizerConfig, PPOConfig
@@ -82,7 +82,10 @@ class LearnerRank:
         """Joins the group and loads everything; sizes in bytes and parameters."""
         os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
         spec, learner, ppo = self.spec, self.spec.learner, self.spec.ppo
-        device = join_group(learner.gpus)
+        patience = 2 * max(
+            learner.ready_seconds, learner.deadline_seconds
+        )  # the driver's ends first: it names who hangs
+        device = join_group(learner.gpus, patience)
         torch.manual_seed(spec.seed)  # the same adapters and heads on every rank
         has_value = ppo is not None and ppo.algorithm == "ppo"
         separate = has_value and ppo is not None and ppo.separate_critic
@@ -103,6 +106,7 @@ class LearnerRank:
         if ppo is not None:
             reference = self._reference(device, bf16) if ppo.kl_coef > 0 else None
             self.ppo = PPOUpdate(ppo, self.policy, self.critic, reference, self.packer, separated=spec.separated)
+        wait_for_peers(patience)
         dist.barrier()
         trainable = sum(getattr(p, "ds_numel", p.numel()) for p in policy.parameters() if p.requires_grad)
         return {"trainable_parameters": float(trainable)}

@@ -13,12 +13,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import distributed_c10d
 
 from ledex_ray.config import LearnerConfig, OptimizerConfig
 from ledex_ray.planner import BUCKET_ELEMENTS
@@ -34,15 +36,28 @@ class StepResult:
     applied: bool
 
 
-def join_group(gpus: float) -> torch.device:
-    """This rank's device, after the process group has formed (RANK, WORLD_SIZE, MASTER_* are in the environment)."""
+def join_group(gpus: float, seconds: float) -> torch.device:
+    """This rank's device, after the process group has formed (RANK, WORLD_SIZE, MASTER_* are in the environment).
+
+    Its collectives wait so long for the other ranks.
+    """
     if gpus == 0:
         # Compiled with g++ at first use, and a killed compile blocks every later start. gloo does the same work.
         backend = importlib.import_module("deepspeed.comm.torch")
         backend.build_shm_op = lambda: None  # type: ignore[attr-defined]
     deepspeed.utils.logger.setLevel(logging.WARNING)
-    deepspeed.init_distributed(dist_backend="nccl" if gpus else "gloo", verbose=False)
+    backend_name = "nccl" if gpus else "gloo"
+    deepspeed.init_distributed(dist_backend=backend_name, timeout=timedelta(seconds=seconds), verbose=False)
     return torch.device(deepspeed.get_accelerator().current_device_name())
+
+
+def wait_for_peers(seconds: float) -> None:
+    """From here the collectives of every group that there is wait so long: those that DeepSpeed made, too.
+
+    It makes them with torch's own 10 minutes (nccl) or 30 (gloo). A rank that gives up first hides which one is silent.
+    """
+    for group in list(distributed_c10d._world.pg_map):
+        distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
 
 
 class ShardedModel:

@@ -37,6 +37,7 @@ from launch.dialogue import Assignment
 from launch.ppo_setup import (
     STAGE,
     Session,
+    keep_tokenizer,
     open_session,
     optimizer_steps,
     probe_sequences,
@@ -254,6 +255,7 @@ class DebugPPO(Algorithm):
         self._coming: dict[int, Future[list[Episode]]] = {}
         self._off = threading.Event()  # what is being sampled in the background is no longer wanted
         self._next = 0
+        keep_tokenizer(self.run, fleet)
         self.store = EpisodeStore(self.run.path(STAGE, "episodes", "x").parent)
         self.checkpoints = self.run.place(STAGE, "checkpoints")
         self.best = BestModel(self.run.place(STAGE, "model"))

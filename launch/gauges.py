@@ -18,12 +18,16 @@ class Gauges:
     def __init__(self, run: str) -> None:
         self._run = run
         self._known: dict[str, Gauge] = {}
+        self._actors: dict[str, set[str]] = {}  # stage -> figures of single actors that it has published
 
     def publish(self, stage: str, numbers: Mapping[str, float]) -> None:
-        """Sets each metric's gauge."""
+        """Sets each metric's gauge; that of an actor which has none any more, to 0."""
         if not ray.is_initialized():
             return
-        for name, value in numbers.items():
+        known_actors = self._actors.setdefault(stage, set())
+        gone = dict.fromkeys(known_actors - numbers.keys(), 0.0)
+        known_actors |= {name for name in numbers if "/" in name}
+        for name, value in (gone | dict(numbers)).items():
             metric, _, actor = name.partition("/")
             known = f"ledex_{stage}_{re.sub(r'[^A-Za-z0-9_]', '_', metric)}"
             if known not in self._known:

@@ -14,7 +14,7 @@ from launch.console import log
 from launch.dialogue import Assignment
 from launch.fleet import Fleet
 from launch.problem_sets import pin_problem_sets, validation_problems
-from launch.rundir import RunDirectory
+from launch.rundir import RunDirectory, write_atomically
 from launch.seeding import seeded_trajectories
 from launch.synthesize import load_trajectories, require_synthesis
 from launch.tracking import Tracker
@@ -55,6 +55,13 @@ def start_model(run: RunDirectory, fleet: Fleet) -> Place:
             )
         return run.place("sft", "model")
     return fleet.model_path
+
+
+def keep_tokenizer(run: RunDirectory, fleet: Fleet) -> None:
+    """Puts the tokenizer beside the episodes: without it nobody can read what their ids say."""
+    rust = getattr(fleet.renderer.tokenizer, "backend_tokenizer", None)
+    if rust is not None:
+        write_atomically(run.path(STAGE, "tokenizer.json"), rust.to_str())
 
 
 def training_assignments(run: RunDirectory, fleet: Fleet, collector: Collector) -> Assignments:

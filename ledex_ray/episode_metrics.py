@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ledex_ray.episodes import Episode
+from ledex_ray.records import Status
 
 
 def describe(episodes: Sequence[Episode]) -> dict[str, float]:
@@ -20,9 +21,9 @@ def describe(episodes: Sequence[Episode]) -> dict[str, float]:
     metrics["reward"] = float(np.mean([e.score for e in scored])) if scored else math.nan
     for instruction in sorted({e.instruction for e in scored}):
         metrics[f"reward_{instruction}"] = float(np.mean([e.score for e in scored if e.instruction == instruction]))
-    metrics["verdict_infra"] = 0
-    for status, count in Counter(e.verdict for e in episodes).items():
-        metrics[f"verdict_{status.lower() or 'none'}"] = count
+    counts = Counter(e.verdict for e in episodes)
+    for status in sorted({*Status, *counts}):  # also those that there are none of: a gauge keeps its last value
+        metrics[f"verdict_{status.lower() or 'none'}"] = counts[status]
     for reason, count in Counter(r.split(":")[0] for e in episodes for r in e.unscored).items():
         metrics[f"unscored_{reason}"] = count
     metrics["answer_tokens"] = float(np.mean([e.loss_mask.sum() for e in episodes])) if episodes else 0.0

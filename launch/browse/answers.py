@@ -73,11 +73,13 @@ class Reader:
 
     def __init__(self, index: RunIndex, recipe: Recipe) -> None:
         self.index, self.recipe = index, recipe
+        self._tokenizer: Any = None
         self._scorer, self._turn = Scorer(), threading.Lock()  # pages are drawn by several threads
 
-    @cached_property
+    @property
     def tokenizer(self) -> Any:
-        return load_tokenizer(self.index.root)
+        self._tokenizer = self._tokenizer or load_tokenizer(self.index.root)  # a run that is followed may have none yet
+        return self._tokenizer
 
     @cached_property
     def problems(self) -> dict[str, Problem]:

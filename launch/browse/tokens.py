@@ -9,6 +9,7 @@ from typing import Any
 
 from launch.shown import visible
 
+TOKENIZER = "ppo/tokenizer.json"
 MOST_TOKENS = 8192
 FULL_REWARD = 5.0  # R(r) and R(e) lie in [-5, 5] (method.md, section 2)
 SURE, UNSURE = 0.0, -6.0  # log-probabilities at the two ends of the scale
@@ -30,9 +31,9 @@ class Token:
 
 
 def load_tokenizer(root: Path) -> Any:
-    """The run's tokenizer (its SFT model's), or None where there is none to read."""
-    path = next(iter(sorted((root / "sft" / "model").glob("**/tokenizer.json"))), None)  # numbered, at a URL
-    if path is None:
+    """The tokenizer that the run's episodes were written with, or None where there is none to read."""
+    path = root / TOKENIZER
+    if not path.exists():
         return None
     from tokenizers import Tokenizer
 

@@ -116,8 +116,8 @@ def write_run(root: Path) -> Path:
     ]
     Parts(root / "synthesis/refine", Refinement).append(fixes)
     tokenizer = byte_tokenizer()
-    (root / "sft/model").mkdir(parents=True)
-    tokenizer.save(str(root / "sft/model/tokenizer.json"))
+    (root / "ppo").mkdir()
+    tokenizer.save(str(root / "ppo/tokenizer.json"))
     store = EpisodeStore(root / "ppo/episodes")
     answer = f"It is wrong: naïve.\n```python\n{RIGHT}```"
     store.write(0, [episode(tokenizer, 0, 0, answer, 3.5), episode(tokenizer, 0, 1, answer, -2.0)])

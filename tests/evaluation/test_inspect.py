@@ -235,7 +235,7 @@ def test_nothing_but_this_runs_answers_is_served(run_root: Path, serve: Serve) -
         "/answer/99/ppo/episodes/000000.parquet",
         "/raw/secret/0/ppo/episodes/000000.parquet",
         "/raw/text/0/recipe.yaml",
-        "/sft/model/tokenizer.json",
+        "/ppo/tokenizer.json",
     ):
         assert get(address + path)[0] == 404, path
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -245,6 +246,33 @@ def test_a_silent_gang_is_ended_at_its_deadline(tiny_llama: Path, ray_session: N
         os.kill(pid, signal.SIGCONT)
     finally:
         learner.shutdown()
+
+
+PATIENCE = """
+import torch, torch.distributed as dist
+from torch.distributed import distributed_c10d
+from actors.sharded_model import join_group, wait_for_peers
+
+join_group(0, 4000.0)
+groups = [dist.group.WORLD, dist.new_group([0])]
+for seconds in (4000.0, 5000.0):
+    wait_for_peers(seconds)
+    print(*[group._get_backend(torch.device("cpu")).options._timeout.total_seconds() for group in groups])
+"""
+
+
+@pytest.mark.slow
+def test_no_rank_gives_a_peer_up_before_the_driver_does() -> None:
+    """Asked of torch: to see it happen would take ten minutes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environment = os.environ | alone | {"DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", PATIENCE], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.splitlines()[-2:] == ["4000.0 4000.0", "5000.0 5000.0"], done.stderr
 
 
 class Overtaken:

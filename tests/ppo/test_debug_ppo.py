@@ -18,6 +18,7 @@ import pytest
 from actors.learner import LearnerGroup
 from benchmarks.small_runs import open_beside, small_tree, synthesized
 from examples.sweep_kl import sweep
+from launch.browse.tokens import load_tokenizer
 from launch.debug_ppo import DebugPPO
 from launch.fleet import Fleet
 from launch.ppo import ppo, training
@@ -122,6 +123,8 @@ def test_each_iteration_is_committed_once_under_the_policy_it_says(fleet: Fleet,
         assert episodes is not None and len(episodes) == 4
         versions = np.concatenate([e.weight_versions[e.loss_mask] for e in episodes])
         assert versions.min() >= max(0, iteration - staleness) and versions.max() <= iteration
+        ids = episodes[0].token_ids[episodes[0].loss_mask].tolist()
+        assert load_tokenizer(root).decode(ids).strip() == episodes[0].text.strip()
     assert (root / STAGE / "model" / "config.json").exists()
 
 

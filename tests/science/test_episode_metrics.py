@@ -27,6 +27,7 @@ def test_unscored_episodes_are_counted_and_stand_outside_the_means() -> None:
     assert found["reward"] == 0.0 and found["tests_passed"] == 0.0
     assert (found["episodes"], found["unscored_episodes"], found["verdict_infra"]) == (3, 1, 1)
     assert found["unscored_tests"] == 1 and found["answer_tokens"] == 2.0
+    assert found["verdict_timeout"] == 0 and "verdict_none" not in found
 
 
 def test_a_term_is_averaged_over_the_episodes_that_have_it() -> None:
