@@ -82,9 +82,8 @@ class LearnerRank:
         """Joins the group and loads everything; sizes in bytes and parameters."""
         os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
         spec, learner, ppo = self.spec, self.spec.learner, self.spec.ppo
-        patience = 2 * max(
-            learner.ready_seconds, learner.deadline_seconds
-        )  # the driver's ends first: it names who hangs
+        # The driver's patience ends first: it can tell which rank hangs.
+        patience = 2 * max(learner.ready_seconds, learner.deadline_seconds)
         device = join_group(learner.gpus, patience)
         torch.manual_seed(spec.seed)  # the same adapters and heads on every rank
         has_value = ppo is not None and ppo.algorithm == "ppo"

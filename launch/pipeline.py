@@ -79,6 +79,7 @@ def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
     from launch.evaluate import check_labels
     from launch.model_cache import resolve_encoder, resolve_model
     from launch.problem_sets import heldout_problems, pin_problem_sets, training_problems, validation_problems
+    from ledex_ray.placement import check_weight_transfer
     from reward.arms import resolve_arm
     from reward.judge import ready_problems
 
@@ -87,6 +88,7 @@ def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
     pin_problem_sets(recipe, pins)
     training_problems(recipe, load)
     if "ppo" in stages:
+        check_weight_transfer(recipe)
         resolve_arm(recipe.reward.arm)
         resolve_encoder(recipe.reward.encoder, pins)
     if "ppo" in stages or "evaluate" in stages:

@@ -376,22 +376,6 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _weights_can_reach_the_engines(self) -> Recipe:
-        if "ppo" not in self.stages:
-            return self
-        transfer, engines, ranks = self.rollout.weight_transfer, self.rollout.gpus, self.learner.gpus
-        given = f"rollout.weight_transfer={transfer} with rollout.gpus={engines:g} and learner.gpus={ranks:g}"
-        if transfer == "nccl" and (engines < 1 or ranks < 1):
-            raise ValueError(f"{given}: nccl goes from whole GPUs to others, so both must be at least 1")
-        if transfer == "ipc" and not (0 < engines < 1 and 0 < ranks < 1):
-            raise ValueError(f"{given}: ipc stays on one GPU that both share, so both must be between 0 and 1")
-        if transfer == "auto" and engines > 0 and (ranks == 0 or (engines < 1) != (ranks < 1)):
-            raise ValueError(
-                f"{given}: the weights go from whole GPUs to whole GPUs, or stay on one GPU that both have a share of"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _separated_at_one_place(self) -> Recipe:
         if self.reward.separated and self.ppo.turns > 1:
             raise ValueError("reward.separated parts an episode at the end of its explanation: ppo.turns must be 1")

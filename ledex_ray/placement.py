@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ledex_ray.config import Recipe
+from ledex_ray.errors import BadInput
 
 Resources = Mapping[str, float]
 ROUNDING = 1e-6
@@ -97,3 +98,19 @@ def _engines(recipe: Recipe, name: str) -> list[Demand]:
         return []
     bundles, strategy = engine_bundles(recipe)
     return [Demand(name, tuple(bundles) * recipe.rollout.actors, strategy)]
+
+
+def check_weight_transfer(recipe: Recipe) -> None:
+    """Raises BadInput where PPO's weights could not get from the learner to the engines."""
+    transfer, engines, ranks = recipe.rollout.weight_transfer, recipe.rollout.gpus, recipe.learner.gpus
+    shared = 0 < engines < 1 and 0 < ranks < 1
+    expected = ""
+    if transfer == "nccl" and (engines < 1 or ranks < 1):
+        expected = "rollout.gpus and learner.gpus from 1: nccl goes from whole GPUs to others"
+    elif transfer == "ipc" and not shared:
+        expected = "rollout.gpus and learner.gpus between 0 and 1: ipc stays on the one GPU that both have a share of"
+    elif transfer == "auto" and engines > 0 and not shared and (engines < 1 or ranks < 1):
+        expected = "both from 1, or both a share of one GPU: weights go from whole GPUs to others, or stay on one"
+    if expected:
+        given = f"{transfer} with rollout.gpus={engines:g} and learner.gpus={ranks:g}"
+        raise BadInput("recipe key 'rollout.weight_transfer'", "cannot be", given=given, expected=expected)

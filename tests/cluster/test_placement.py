@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from actors.capacity import make_room
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
-from ledex_ray.placement import Demand, describe_nodes, phases, unmet
+from ledex_ray.placement import Demand, check_weight_transfer, describe_nodes, phases, unmet
 from ledex_ray.recipes import recipe_from_tree
 
 BIG = Demand("learner", ({"GPU": 1},) * 4)
@@ -54,6 +55,29 @@ def test_a_teacher_at_an_endpoint_needs_no_place_here() -> None:
 def test_other_models_are_measured_in_the_place_of_the_runs_own_engines() -> None:
     recipe = _recipe(rollout={"gpus": 1}, evaluation={"models": {"a": "some/model", "b": "other/model"}})
     assert [str(d) for d in phases(recipe)["evaluate"][1:]] == ["rollout (1 x GPU 1)"]
+
+
+@pytest.mark.parametrize(
+    ("transfer", "engines", "ranks", "expected"),
+    [
+        ("auto", 1, 0, "both from 1"),
+        ("auto", 0.5, 1, "both a share"),
+        ("nccl", 0, 0, "from 1: nccl"),
+        ("ipc", 1, 1, "ipc stays"),
+        ("auto", 1, 2, ""),
+        ("auto", 0.5, 0.5, ""),
+        ("auto", 0, 0, ""),
+        ("auto", 0, 1, ""),
+        ("nccl", 1, 1, ""),
+        ("gloo", 1, 0, ""),
+    ],
+)
+def test_weights_that_could_not_reach_the_engines_are_refused(
+    transfer: str, engines: float, ranks: float, expected: str
+) -> None:
+    recipe = _recipe(rollout={"gpus": engines, "weight_transfer": transfer}, learner={"gpus": ranks})
+    with pytest.raises(BadInput, match=expected) if expected else nullcontext():
+        check_weight_transfer(recipe)
 
 
 def test_a_wide_engine_wants_one_node_unless_the_recipe_spreads_it() -> None:
