@@ -132,6 +132,7 @@ class RolloutGroup:
         self.transfer = resolve_transfer(config)
         self._name = uuid.uuid4().hex[:6]
         self._placement: list[Any] = []
+        self._absent: dict[str, float] = {}  # engines that did not answer when last asked, and since when
         self._engines = {f"rollout-{self._name}-{i}": self._start(i) for i in range(config.actors)}
         self._wait_ready()
 
@@ -162,18 +163,21 @@ class RolloutGroup:
         return found
 
     def wait_until_serving(self) -> list[Any]:
-        """The engines that answer: every one, or after `ready_seconds` those that do.
+        """The engines that answer. Each of the others is waited for once, `ready_seconds` from the first miss.
 
         One that runs and stays silent for `deadline_seconds` is named, ended, and starts anew.
         """
         started = time.monotonic()
-        silent: dict[str, float] = {}  # since when
-        while (now := time.monotonic()) - started < self.config.ready_seconds:
+        silent: dict[str, float] = {}  # since when, of those that run
+        while True:
+            now = time.monotonic()
             calls = {engine.info.remote(): name for name, engine in self._engines.items()}
             done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=ASK_SECONDS)
             missing = set(calls.values()) - {calls[call] for call in done if _answered(call)}
-            if not missing:
-                return self.engines
+            self._absent = {name: self._absent.get(name, now) for name in missing}
+            begun = [started] if len(missing) == len(calls) else []  # without any there is nothing to go on with
+            if all(now - since >= self.config.ready_seconds for since in (*self._absent.values(), *begun)):
+                break
             silent = {name: silent.get(name, now) for name in missing}
             for name, since in silent.items():
                 engine, seconds = self._engines[name], time.monotonic() - since
@@ -182,8 +186,9 @@ class RolloutGroup:
                 elif seconds > self.config.deadline_seconds:
                     watchdog.end_stuck(engine, name, ("info",), seconds)
             time.sleep(1.0)
-        log.warning("not back after %.0f s, and left out: %s", self.config.ready_seconds, ", ".join(silent))
-        return [engine for name, engine in self._engines.items() if name not in silent]
+        if missing:
+            log.warning("not back after %.0f s, and left out: %s", self.config.ready_seconds, ", ".join(missing))
+        return [engine for name, engine in self._engines.items() if name not in missing]
 
     def load(self, path: Place | str, version: int) -> None:
         """From now the weights of a Hugging Face directory, by path or URL, are served as `version` by every engine."""
