@@ -81,11 +81,12 @@ class Assignments:
 
     def _order(self, lap: int) -> list[int]:
         """The order of the pairs in a lap over all of them; the latest lap's is kept."""
-        if self._lap[0] != lap:
+        latest, order = self._lap  # two batches may be asked for at a time
+        if latest != lap:
             order = list(range(len(self._pairs)))
             random.Random(f"{self._recipe.ppo.seed}/{lap}").shuffle(order)
             self._lap = lap, order
-        return self._lap[1]
+        return order
 
     def _at(self, position: int) -> Assignment:
         lap, index = divmod(position, len(self._pairs))
@@ -126,8 +127,11 @@ class Collector:
         execute: bool | None = None,
         turns: int = 1,
         called_off: Callable[[], bool] = lambda: False,
+        sampled: Callable[[], None] = lambda: None,
     ) -> Iterator[list[Episode]]:
         """One group of episodes for each assignment, as they finish; an assignment that was given up has none.
+
+        `sampled` is called when the engines have nothing more to do, while the last answers are still being scored.
 
         `execute` runs the tests even under an arm that does not need them (for a pass rate). With several `turns` an
         answer that fails a public test is followed by another. Raises CalledOff.
@@ -135,12 +139,14 @@ class Collector:
         sample = partial(self._sampled, sampling=sampling, weights=weights, seed=seed, called_off=called_off)
         execute = turns > 1 or (self.arm.executes if execute is None else execute)
         groups = {a.id: [Dialogue(a, index) for index in range(sampling.n)] for a in assignments}
-        answered = list(sample(groups, execute))
+        last = [lambda: None] * (turns - 1) + [sampled]
+        answered = list(sample(groups, execute, sampled=last[0]))
         room = self._recipe.model.max_length - sampling.max_tokens
-        for _ in range(1, turns):
+        for turn in range(1, turns):
             members = [dialogue for group in answered for dialogue in group]
             # Each goes on from its own answer, so from here they are groups of one.
-            for _ in sample({d.turn_id: [d] for d in members if d.ask_again(self._fleet.renderer, room)}, execute):
+            asked = {d.turn_id: [d] for d in members if d.ask_again(self._fleet.renderer, room)}
+            for _ in sample(asked, execute, sampled=last[turn]):
                 pass
         for group in answered:
             yield [build_episode(dialogue, sampling.temperature, self._fleet.renderer) for dialogue in group]
@@ -154,6 +160,7 @@ class Collector:
         weights: WeightsRef,
         seed: int,
         called_off: Callable[[], bool],
+        sampled: Callable[[], None],
     ) -> Iterator[list[Dialogue]]:
         """Each group of equal prompts with one more answer a member, judged; a group that was given up is left out."""
         requests = [
@@ -176,6 +183,7 @@ class Collector:
                     log.warning("assignment_given_up id=%s reason=%s", generation.id, generation.error)
                     continue
                 scoring.append(self.score(groups[generation.id], generation, stream, execute))
+            sampled()
             for scored in scoring:
                 if called_off():
                     raise CalledOff("scores called off")

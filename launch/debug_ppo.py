@@ -115,6 +115,7 @@ class DebugPPO(Algorithm):
     weights: WeightSync
     learner: LearnerGroup
     _next: int  # the first iteration that nobody collects for yet
+    _turn: threading.Event  # its turn at the engines
 
     @override(Algorithm)
     def training_step(self) -> None:
@@ -158,7 +159,7 @@ class DebugPPO(Algorithm):
     def _episodes(self, iteration: int) -> list[Episode]:
         """The iteration's episodes, from weights at most `max_staleness` versions old (0 when synchronous).
 
-        Asynchronously, the next batches are sampled and scored while this one is learned from; new weights reach the
+        Asynchronously, the next batches are sampled while this one is scored and learned from; new weights reach the
         engines in the midst of that, and each token keeps the version it was sampled under.
         """
         self.weights.publish()
@@ -166,14 +167,23 @@ class DebugPPO(Algorithm):
         self._next = max(self._next, iteration)
         last = max(iteration, min(iteration + ahead, self.settings.iterations - 1))  # Tune may go on past the last one
         while self._next <= last:
-            self._coming[self._next] = self._background.submit(self._collect, self._next)
+            turn, self._turn = self._turn, threading.Event()
+            self._coming[self._next] = self._background.submit(self._in_turn, self._next, turn, self._turn)
             self._next += 1
         episodes = self._coming[iteration].result()
         del self._coming[iteration]
         return episodes
 
-    def _collect(self, iteration: int) -> list[Episode]:
-        """Groups of episodes in a fixed order.
+    def _in_turn(self, iteration: int, turn: threading.Event, after: threading.Event) -> list[Episode]:
+        """The iteration's episodes. One batch has the engines at a time, and the next one while it is still scored."""
+        turn.wait()
+        try:
+            return self._collect(iteration, after.set)
+        finally:
+            after.set()
+
+    def _collect(self, iteration: int, sampled: Callable[[], None]) -> list[Episode]:
+        """Groups of episodes in a fixed order; `sampled` is called when the engines are done with the first ones.
 
         Where the update would use nothing of a group another one is sampled: under a group estimator for those with
         fewer than two scored members, with `filter_groups` for those without variance. They stay in the batch, so that
@@ -193,6 +203,7 @@ class DebugPPO(Algorithm):
                 seed,
                 turns=self.settings.turns,
                 called_off=self._off.is_set,
+                sampled=sampled,
             )
             for group in groups_found:
                 if group:
@@ -251,9 +262,11 @@ class DebugPPO(Algorithm):
         recipe = self.run.recipe
         self.settings = recipe.ppo
         self.progress, self.accidents = Progress(), Accidents(STAGE, 0)
-        self._background = ThreadPoolExecutor(1, thread_name_prefix="collect")
+        self._background = ThreadPoolExecutor(2, thread_name_prefix="collect")  # one is scored, one is sampled
         self._coming: dict[int, Future[list[Episode]]] = {}
         self._off = threading.Event()  # what is being sampled in the background is no longer wanted
+        self._turn = threading.Event()
+        self._turn.set()
         self._next = 0
         keep_tokenizer(self.run, fleet)
         self.store = EpisodeStore(self.run.path(STAGE, "episodes", "x").parent)
@@ -363,4 +376,5 @@ class DebugPPO(Algorithm):
             future.cancel()
         wait(self._coming.values())
         self._coming.clear()
+        self._turn.set()
         self._off.clear()
