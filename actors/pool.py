@@ -2,7 +2,8 @@
 
 No Ray, no threads, no clock of its own: events go in, decisions come out. A *lease* is a batch of items given to one
 member until a deadline. An item whose lease ended badly (member died, hung, or raised) gets a strike and goes back to
-the front of the queue, from then on alone, so that it cannot take others down; at the third strike it is dropped,
+the front of the queue, from then on in a lease of its own. Before its last strike it gets a member of its own, too: one
+that holds nothing else meanwhile, so that it can take no other item down. At the last (third) strike it is dropped,
 which its consumer is told. Health is here; what a dead member is, and how it comes back, is actors/ray_pool.py.
 """
 
@@ -63,6 +64,7 @@ class _Entry(Generic[T]):
 class _Member:
     health: Health = Health.DOWN
     leases: list[int] = field(default_factory=list)
+    alone: int = 0  # the lease of an item on its last chance; 0 for none
 
 
 class Pool(Generic[T]):
@@ -89,6 +91,7 @@ class Pool(Generic[T]):
         self._max_retries = max_retries
         self._entries: dict[str, _Entry[T]] = {}
         self._queue: deque[str] = deque()
+        self._last_chances: deque[str] = deque()
         self._members: dict[str, _Member] = {}
         self._leases: dict[int, Lease[T]] = {}
         self._dropped: list[Dropped] = []
@@ -111,7 +114,7 @@ class Pool(Generic[T]):
     @property
     def queued(self) -> int:
         """Items in no lease."""
-        return len(self._queue)
+        return len(self._queue) + len(self._last_chances)
 
     def room(self) -> int:
         """How many items to add now: enough that no ready member runs dry, no more (back-pressure)."""
@@ -160,15 +163,22 @@ class Pool(Generic[T]):
     def assign(self) -> list[Lease[T]]:
         """New leases for members with room, the least busy first; where little waits, spread over them all."""
         made: list[Lease[T]] = []
-        while self._queue:
-            free = [
-                (len(m.leases), name)
-                for name, m in self._members.items()
-                if m.health is Health.READY and len(m.leases) < self._leases_per_member
+        while self._queue or self._last_chances:
+            serving = [
+                (len(m.leases), name) for name, m in self._members.items() if m.health is Health.READY and not m.alone
             ]
-            if not free:
+            serving.sort(key=lambda pair: pair[0])  # a tie goes to whoever joined first
+            if self._last_chances and serving:
+                avoided = self._entries[self._last_chances[0]].avoid
+                held, member = next((pair for pair in serving if pair[1] != avoided), serving[0])
+                if not held:
+                    made.append(self._lease([self._last_chances.popleft()], member))
+                    self._members[member].alone = made[-1].id
+                    continue
+                serving.remove((held, member))  # it gets nothing more until it holds nothing
+            free = [(held, name) for held, name in serving if held < self._leases_per_member]
+            if not free or not self._queue:
                 break
-            free.sort(key=lambda pair: pair[0])  # a tie goes to whoever joined first
             slots = sum(self._leases_per_member - held for held, _ in free)
             made.append(self._lease_to([name for _, name in free], most=-(-len(self._queue) // slots)))
         return made
@@ -195,7 +205,7 @@ class Pool(Generic[T]):
             else:
                 del self._entries[item_id]
                 delivered.append(item_id)
-        self._queue.extendleft(reversed(retried))
+        self._requeue(retried)
         return tuple(delivered)
 
     def fail(self, lease_id: int, reason: str) -> tuple[str, ...]:
@@ -237,6 +247,9 @@ class Pool(Generic[T]):
             if ids and follower.strikes:  # a suspect travels alone
                 break
             ids.append(self._queue.popleft())
+        return self._lease(ids, member)
+
+    def _lease(self, ids: list[str], member: str) -> Lease[T]:
         now = self._clock()
         self._next_lease += 1
         items = tuple((i, self._entries[i].item) for i in ids)
@@ -261,12 +274,18 @@ class Pool(Generic[T]):
                 self._dropped.append(Dropped(item_id, tuple(entry.strikes)))
             else:
                 back.append(item_id)
-        self._queue.extendleft(reversed(back))
+        self._requeue(back)
         return lease.item_ids
+
+    def _requeue(self, ids: list[str]) -> None:
+        last = [i for i in ids if len(self._entries[i].strikes) == self._max_strikes - 1]
+        self._last_chances.extend(last)
+        self._queue.extendleft(reversed([i for i in ids if i not in last]))
 
     def _end(self, lease: Lease[T]) -> None:
         del self._leases[lease.id]
         state = self._members[lease.member]
         state.leases.remove(lease.id)
+        state.alone = 0
         if state.health is Health.RETIRING and not state.leases:
             del self._members[lease.member]

@@ -99,6 +99,40 @@ def test_three_strikes_drop_an_item_and_say_why() -> None:
     assert pool.unfinished == 0 and pool.take_dropped() == []
 
 
+def test_an_item_that_ends_members_takes_no_other_down_with_it() -> None:
+    pool = make_pool(Clock(), leases_per_member=4)
+    serving(pool, "a")
+    add(pool, "killer", "x", "y", "z")
+    delivered: list[str] = []
+    for _ in range(40):
+        leases = pool.assign()
+        if any(lease.item_ids == ("killer",) for lease in leases):
+            pool.lost("a", "died")
+            pool.ready("a")
+        else:
+            delivered += [id for lease in leases for id in pool.finish(lease.id)]
+    assert sorted(delivered) == ["x", "y", "z"] and not pool.unfinished
+    assert [dropped.item_id for dropped in pool.take_dropped()] == ["killer"]
+
+
+def test_a_last_chance_waits_for_an_idle_member_and_the_others_go_on() -> None:
+    pool = make_pool(Clock(), leases_per_member=2)
+    serving(pool, "a", "b")
+    add(pool, "x")
+    for _ in range(2):
+        (lease,) = pool.assign()
+        pool.fail(lease.id, "raised")
+    add(pool, *"stuvw")
+    first = {lease.member: lease for lease in pool.assign()}
+    alone = next(lease for lease in first.values() if lease.item_ids == ("x",))
+    other = "a" if alone.member == "b" else "b"
+    assert sorted((lease.member, lease.item_ids) for lease in pool.leases()) == sorted(
+        [(alone.member, ("x",)), (other, ("s",)), (other, ("t",))]
+    )
+    pool.finish(alone.id)
+    assert [lease.member for lease in pool.assign()] == [alone.member] * 2
+
+
 def test_a_retry_prefers_another_member() -> None:
     pool = make_pool(Clock())
     serving(pool, "a", "b")
