@@ -22,6 +22,7 @@ from actors.rollout import Completion, GenerationRequest, RolloutClient, Rollout
 from actors.sandbox import SandboxClient, ScoreRequest, ScoreResult
 from launch.console import log
 from launch.fleet import Fleet
+from launch.overheard import Line, overheard
 from ledex_ray.problems import Problem
 from ledex_ray.records import Provenance, Verdict
 from reward.terms import TextJob
@@ -58,6 +59,16 @@ class Judged:
     item: Item
     completions: tuple[Completion, ...]
     scores: tuple[ScoreResult, ...]
+    lines: tuple[Line, ...] = ()  # what the clients of engines and sandboxes had to say until then
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """An item with its completions, none where it was given up."""
+
+    item: Item
+    completions: tuple[Completion, ...]
+    lines: tuple[Line, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,8 +83,13 @@ class Sampler:
             GenerationRequest(i.id, i.prompt_ids, i.n, i.temperature, i.top_p, i.max_tokens, i.seed, i.stop)
             for i in items
         ]
-        done = {generation.id: generation.completions for generation in self.client.generate(requests)}
-        return {"sampled": _pack((i, done[i.id]) for i in items)}
+        done = {}
+        with overheard() as lines:
+            for generation in self.client.generate(requests):
+                if generation.error:
+                    log.warning("given up by the engines: %s (%s)", generation.id, generation.error)
+                done[generation.id] = generation.completions
+        return {"sampled": _pack(Sampled(i, done[i.id], _once(lines)) for i in items)}
 
 
 @dataclass(frozen=True)
@@ -85,11 +101,11 @@ class Scorer:
 
     def __call__(self, block: Mapping[str, Any]) -> dict[str, list[Any]]:
         problems: Mapping[str, Problem] = ray.get(self.problems)
-        sampled: list[tuple[Item, tuple[Completion, ...]]] = _unpack(block["sampled"])
+        sampled: list[Sampled] = _unpack(block["sampled"])
         requests = []
-        for item, completions in sampled:
-            problem = problems[item.problem_id]
-            for index, completion in enumerate(completions):  # none where the request was given up
+        for one in sampled:
+            item, problem = one.item, problems[one.item.problem_id]
+            for index, completion in enumerate(one.completions):
                 job = TextJob(
                     id=f"{item.id}@{index}",
                     text=completion.text,
@@ -99,11 +115,12 @@ class Scorer:
                     codebleu=False,
                 )
                 requests.append(ScoreRequest(job.id, problem, job, execute=True))
-        scores = {result.id: result for result in self.client.score(requests)}
-        judged = [
-            Judged(item, tuple(completions), tuple(scores[f"{item.id}@{n}"] for n in range(len(completions))))
-            for item, completions in sampled
-        ]
+        with overheard() as lines:
+            scores = {result.id: result for result in self.client.score(requests)}
+        judged = []
+        for one in sampled:
+            own = tuple(scores[f"{one.item.id}@{n}"] for n in range(len(one.completions)))
+            judged.append(Judged(one.item, tuple(one.completions), own, (*one.lines, *_once(lines))))
         return {"judged": _pack(judged)}
 
 
@@ -151,6 +168,8 @@ def sample_and_judge(
     given_up = 0
     for row in judged.iter_rows():
         finished: Judged = pickle.loads(row["judged"])
+        for line in finished.lines:
+            line.repeat()
         given_up += not finished.completions
         yield finished
     require_answers(given_up, len(items), "given up by the engines")
@@ -168,6 +187,13 @@ def require_answers(missing: int, asked: int, why: str) -> None:
         raise Unanswered(f"{missing} of {asked} prompts were {why}; what is done is kept, the same command goes on")
     if missing:
         log.warning("%d of %d prompts were %s and are left out", missing, asked, why)
+
+
+def _once(lines: list[Line]) -> tuple[Line, ...]:
+    """The lines; the list is empty afterwards, so that one row of a block carries them."""
+    taken = tuple(lines)
+    lines.clear()
+    return taken
 
 
 def _pack(values: Iterable[Any]) -> list[bytes]:
