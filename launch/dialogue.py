@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +21,10 @@ from actors.generation import Completion
 from actors.sandbox import ScoreResult
 from ledex_ray.chat import Renderer
 from ledex_ray.episodes import Episode
+from ledex_ray.evaluation import failed_tests
 from ledex_ray.problems import Problem
 from ledex_ray.prompts import follow_up, refine_prompt
-from ledex_ray.records import Instruction, Status, TestStatus
+from ledex_ray.records import Instruction, Status, TestStatus, Verdict
 from reward.compose import HIGHEST, Reward, place
 
 NO_CODE = -0.2 * HIGHEST
@@ -160,7 +162,17 @@ def build_episode(dialogue: Dialogue, temperature: float, renderer: Renderer) ->
         unscored=tuple(dict.fromkeys(reasons)),
         text="\n\n".join(part for turn in dialogue.turns for part in (turn.asked, turn.completion.text) if part),
         verdict=verdict or "",
+        answer="" if single else last.completion.text,
+        **_judged(last.result.verdict),
     )
+
+
+def _judged(verdict: Verdict | None) -> dict[str, Any]:
+    """What the judge says of an answer, for whoever looks at the episode later."""
+    if verdict is None:
+        return {}
+    failed = failed_tests(verdict)
+    return {"feedback": verdict.feedback_all, "n_tests": len(verdict.tests), "failed_tests": failed}
 
 
 def _rewards(turns: Sequence[Turn], length: int, explanation_end: int, scored: bool) -> np.ndarray:

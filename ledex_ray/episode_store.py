@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ledex_ray.episodes import Episode
+from ledex_ray.records import TestResult, TestStatus
 
 VERSION = b"1"
 _ARRAYS = {
@@ -34,11 +36,14 @@ _SCALARS = {
     "unscored": pa.list_(pa.string()),
     "text": pa.string(),
     "verdict": pa.string(),
+    "answer": pa.string(),
+    "feedback": pa.string(),
+    "n_tests": pa.int32(),
 }
 _SCHEMA = pa.schema(
     [(name, pa.list_(kind)) for name, (kind, _) in _ARRAYS.items()]
     + list(_SCALARS.items())
-    + [("terms", pa.string())],  # JSON: the names of the curves differ by arm
+    + [("terms", pa.string()), ("failed_tests", pa.string())],  # JSON: the names of the curves differ by arm
     metadata={b"ledex.episodes": VERSION},
 )
 
@@ -70,11 +75,14 @@ class EpisodeStore:
 def _row(episode: Episode) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(episode, name).tolist() for name in _ARRAYS}
     row |= {name: getattr(episode, name) for name in _SCALARS}
-    return row | {"terms": json.dumps(dict(episode.terms))}
+    failed = [asdict(test) for test in episode.failed_tests]
+    return row | {"terms": json.dumps(dict(episode.terms)), "failed_tests": json.dumps(failed)}
 
 
 def _episode(row: dict[str, Any]) -> Episode:
     arrays: dict[str, Any] = {name: np.asarray(row.pop(name), dtype=kind) for name, (_, kind) in _ARRAYS.items()}
     terms = json.loads(row.pop("terms"))
     unscored = tuple(row.pop("unscored"))
-    return Episode(**arrays, **row, terms=terms, unscored=unscored)
+    failed = json.loads(row.pop("failed_tests", "[]"))  # an older run's episodes have none
+    tests = tuple(TestResult(**test | {"status": TestStatus(test["status"])}) for test in failed)
+    return Episode(**arrays, **row, terms=terms, unscored=unscored, failed_tests=tests)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ledex_ray.records import TestResult
+
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -40,8 +42,12 @@ class Episode:
     truncated: bool = False  # ended by the length cap, not by the end-of-sequence token
     terms: Mapping[str, float] = field(default_factory=dict)  # every reward term apart, for the curves
     unscored: tuple[str, ...] = ()  # reasons for terms that could not be scored
-    text: str = ""
+    text: str = ""  # all turns, with what was asked between them
     verdict: str = ""
+    answer: str = ""  # the last turn's own text, where there were several
+    feedback: str = ""  # what the judge says of that, of all tests
+    n_tests: int = 0
+    failed_tests: tuple[TestResult, ...] = ()  # the first few of them
 
     def __post_init__(self) -> None:
         length = len(self.token_ids)

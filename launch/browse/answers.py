@@ -185,7 +185,7 @@ class Reader:
         """An answer of PPO, token by token."""
         wrong, problem = self._parent(light), self.problems.get(light["problem"])
         entry_point = problem.entry_point if problem else ""
-        parsed = self._parsed(full["text"], full["instruction"], entry_point)
+        parsed = self._parsed(full.get("answer") or full["text"], full["instruction"], entry_point)
         tokens = answer_tokens(full, self.tokenizer)
         versions = sorted({t.version for t in tokens})
         facts = [
@@ -211,11 +211,11 @@ class Reader:
             explanation=parsed.explanation,
             code=parsed.code,
             text=full["text"],
-            own_feedback="",
-            tests=(),
+            own_feedback=full.get("feedback") or "",
+            tests=json.loads(full.get("failed_tests") or "[]"),
         )
         terms = [(name, f"{value:.4g}") for name, value in json.loads(full["terms"]).items()]
-        return replace(assembled, tokens=tokens, terms=terms)
+        return replace(assembled, tokens=tokens, terms=terms, n_tests=full.get("n_tests") or 0)
 
     def _parsed(self, text: str, instruction: str, entry_point: str) -> prompts.Answer:
         """Explanation and code of an answer; neither where it is over the scorer's limits."""

@@ -77,6 +77,9 @@ def episode(tokenizer: Tokenizer, iteration: int, number: int, text: str, reward
         terms={"tests_passed": 0.5, "codebleu": 0.25},
         text=text,
         verdict="PASSED" if reward > 0 else "FAILED",
+        feedback="" if reward > 0 else f"add({number}, 2) returned {HOSTILE[:200]}",
+        n_tests=2,
+        failed_tests=() if reward > 0 else (TestResult(1, False, TestStatus.FAILED, "add(1, 2)", "3", HOSTILE[:80]),),
     )
 
 

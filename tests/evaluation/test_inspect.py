@@ -178,6 +178,8 @@ def test_each_answer_has_a_page_that_says_what_was_asked_and_what_came(run_root:
     shades = [a["class"] for tag, a in tokens.tags if tag == "span" and (a.get("title") or "").startswith("log-prob")]
     assert any("r-1" in (s or "") and "end" in (s or "") for s in shades) and any("r4" in (s or "") for s in shades)
     assert "Fix it." in tokens.text and "naïve" in tokens.text and "add#0" in tokens.text
+    wrong = Tags(get(f"{address}/answer/1/ppo/episodes/000000.parquet")[1]).text
+    assert "add(1, 2)" in wrong and "add(1, 2) returned <script>" in wrong and "1 tests more" in wrong
 
 
 def test_a_prompt_and_calls_are_shown_with_the_values_they_had_or_not_at_all(

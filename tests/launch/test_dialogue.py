@@ -71,6 +71,8 @@ def test_each_turn_is_credited_with_what_it_gained_and_the_first_explanation_wit
     second = say(dialogue, renderer, explained_answer("Now.", RIGHT), verdict(True, True), Reward(5.0, None), version=1)
     episode = build_episode(dialogue, 0.7, renderer)
     assert episode.id == "g/3" and episode.verdict == "PASSED" and episode.score == pytest.approx(5.0 + 1.5)
+    assert episode.answer == explained_answer("Now.", RIGHT) and episode.answer in episode.text
+    assert episode.n_tests == 2 and not episode.failed_tests
     ends = [len(dialogue.assignment.prompt_ids) + len(first) - 1, len(episode.token_ids) - 1]
     assert episode.rewards[ends].tolist() == [-2.0, 7.0] and episode.rewards[episode.explanation_end] == 1.5
     assert np.count_nonzero(episode.rewards) == 3
@@ -121,6 +123,7 @@ def test_a_turn_that_was_given_up_or_not_scored_leaves_the_episode_unscored(rend
     assert dialogue.ask_again(renderer, 1000)
     episode = build_episode(dialogue, 1.0, renderer)  # the engines gave the second turn up
     assert not episode.scored and not episode.rewards.any() and not dialogue.ask_again(renderer, 1000)
+    assert [test.index for test in episode.failed_tests] == [0, 1] and episode.answer == ""
     assert episode.verdict == "INFRA"  # not FAILED, as the first turn: validation would count it as not repaired
     say(
         dialogue, renderer, fenced(RIGHT), verdict(True, True), Reward(0.0, 0.0, ("tests: weak verdict",), scored=False)
