@@ -110,7 +110,7 @@ def _requests(fleet: Fleet, problems: Mapping[str, Problem]) -> list[GenerationR
     items = [solve_item(p, fleet.renderer, recipe.evaluation.sampling, seed=0) for p in problems.values()]
     return [
         GenerationRequest(i.id, i.prompt_ids, i.n, i.temperature, i.top_p, i.max_tokens, number, i.stop)
-        for number, i in enumerate(fitting(items, recipe.model.max_length))
+        for number, i in enumerate(fitting(items, recipe.model.max_length)[0])
     ]
 
 

@@ -17,31 +17,39 @@ from ledex_ray.rewrite_explanations import explain_rewrite, nearest
 from reward.terms import TextJob
 
 SOURCE = "canonical"
+PROBLEMS_A_CALL = 200  # what a kill costs
+MOST_CANONICALS = 20  # of a problem that are run; CodeContests has hundreds
 
 
 def canonical_refinements(
     problems: Mapping[str, Problem], wrong: Sequence[tuple[Attempt, str]], sandbox: SandboxClient
 ) -> Iterator[Refinement]:
     """One refinement for each (wrong attempt, feedback) whose problem has a canonical solution that passes here."""
-    right = passing_canonicals([problems[id] for id in dict.fromkeys(a.problem_id for a, _ in wrong)], sandbox)
+    by_problem: dict[str, list[tuple[Attempt, str]]] = {}
     for attempt, feedback in wrong:
-        passing = right[attempt.problem_id]
-        if not passing:
-            continue
-        code = nearest(attempt.code, list(passing))
-        explanation = explain_rewrite(attempt.code, code, feedback)
-        yield Refinement(
-            id=f"{attempt.id}/{SOURCE}",
-            attempt_id=attempt.id,
-            problem_id=attempt.problem_id,
-            index=0,
-            instruction=Instruction.EXPLAIN,
-            text=explained_answer(explanation, code),
-            explanation=explanation,
-            code=code,
-            verdict=passing[code],
-            provenance=Provenance(source=SOURCE),
-        )
+        by_problem.setdefault(attempt.problem_id, []).append((attempt, feedback))
+    ids = list(by_problem)
+    for start in range(0, len(ids), PROBLEMS_A_CALL):
+        block = [problems[id] for id in ids[start : start + PROBLEMS_A_CALL]]
+        for id, passing in passing_canonicals(block, sandbox, MOST_CANONICALS).items():
+            yield from (_refinement(attempt, feedback, passing) for attempt, feedback in by_problem[id] if passing)
+
+
+def _refinement(attempt: Attempt, feedback: str, passing: Mapping[str, Verdict]) -> Refinement:
+    code = nearest(attempt.code, list(passing))
+    explanation = explain_rewrite(attempt.code, code, feedback)
+    return Refinement(
+        id=f"{attempt.id}/{SOURCE}",
+        attempt_id=attempt.id,
+        problem_id=attempt.problem_id,
+        index=0,
+        instruction=Instruction.EXPLAIN,
+        text=explained_answer(explanation, code),
+        explanation=explanation,
+        code=code,
+        verdict=passing[code],
+        provenance=Provenance(source=SOURCE),
+    )
 
 
 def passing_canonicals(

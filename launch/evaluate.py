@@ -94,10 +94,13 @@ def evaluate_models(run: RunDirectory, fleet: Fleet, models: Sequence[Candidate]
 
 def write_contamination(run: RunDirectory, problems: Mapping[str, Problem]) -> int:
     """Writes which held-out problems the training and validation sets give away, and returns how many."""
+    path = run.path(STAGE, "contamination.json")
+    if path.exists():  # the run's problems are pinned: a resumed evaluation would find the same
+        return len({row["evaluated"] for row in json.loads(path.read_text())})
     seen = [*training_problems(run.recipe).values(), *validation_problems(run.recipe).values()]
     found = overlaps(seen, list(problems.values()))
     rows = [dataclasses.asdict(overlap) for overlap in found]
-    write_atomically(run.path(STAGE, "contamination.json"), json.dumps(rows, indent=1))
+    write_atomically(path, json.dumps(rows, indent=1))
     return len({overlap.evaluated for overlap in found})
 
 

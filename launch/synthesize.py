@@ -27,19 +27,21 @@ from ledex_ray.prompts import PROMPT_VERSION, refine_prompt, solve_prompt
 from ledex_ray.records import SAMPLED, Attempt, Instruction, Refinement, Status, Trajectory
 
 STAGE = "synthesis"
+SEEDED_A_PART = 1000
 
 
 def synthesize(run: RunDirectory, fleet: Fleet) -> None:
     """Runs or resumes the stage; its summary is the paper's Table 1 for this run."""
     recipe, problems = run.recipe, training_set(run, fleet)
-    attempts = _solve(run, fleet, problems)
+    attempts, long_problems = _solve(run, fleet, problems)
     wrong = pick_wrong(attempts, recipe.synthesis.max_wrong_per_problem)
-    refinements = _refine(run, fleet, problems, wrong)
+    refinements, long_wrong = _refine(run, fleet, problems, wrong)
     if recipe.synthesis.canonical_refinements:
         _refine_canonically(run, fleet, problems, wrong)
     if recipe.synthesis.seeded_bugs:
         _seed_bugs(run, fleet, problems)
     summary = summarize(attempts, wrong, refinements, load_trajectories(run))
+    summary |= {"problems_too_long": long_problems, "wrong_too_long": long_wrong}
     rows = table_1(attempts, refinements, {p.id: p.benchmark for p in problems.values()})
     log.info("synthesis: %s", ", ".join(f"{k} {v}" for k, v in summary.items()))
     run.finish(STAGE, summary | teacher_cost(refinements, recipe) | {"table": rows})
@@ -174,15 +176,17 @@ def fits(item: Item, max_length: int) -> bool:
     return len(item.prompt_ids) + item.max_tokens <= max_length
 
 
-def fitting(items: Sequence[Item], max_length: int) -> list[Item]:
-    """The items that fit; those that don't are counted in the log."""
+def fitting(items: Sequence[Item], max_length: int) -> tuple[list[Item], int]:
+    """The items that fit, and how many do not; the log says so."""
     kept = [item for item in items if fits(item, max_length)]
-    if len(kept) < len(items):
-        log.warning("%d prompts do not fit in model.max_length=%d and are left out", len(items) - len(kept), max_length)
-    return kept
+    too_long = len(items) - len(kept)
+    if too_long:
+        log.warning("%d prompts do not fit in model.max_length=%d and are left out", too_long, max_length)
+    return kept, too_long
 
 
-def _solve(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem]) -> list[Attempt]:
+def _solve(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem]) -> tuple[list[Attempt], int]:
+    """The model's attempts, and how many problems were too long to be asked."""
     recipe = run.recipe
     parts = Parts(run.root / STAGE / "solve", Attempt, run.commit)
     done = {a.problem_id for a in parts.read() if a.provenance.source == "model"}
@@ -191,7 +195,7 @@ def _solve(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem]) -> 
         for p in problems.values()
         if p.id not in done
     ]
-    items = fitting(items, recipe.model.max_length)
+    items, too_long = fitting(items, recipe.model.max_length)
     if items:
         fleet.serve(fleet.model_path, 0)
     revision = fleet.revision(recipe.model.name)
@@ -202,13 +206,15 @@ def _solve(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem]) -> 
             writer.add(attempts)
             passed, total = passed + sum(a.verdict.passed for a in attempts), total + len(attempts)
             bar.advance(note=f"{passed}/{total} solutions pass")
-    return [a for a in parts.read() if a.provenance.source == "model" and a.problem_id in problems]
+    own = [a for a in parts.read() if a.provenance.source == "model" and a.problem_id in problems]
+    return own, too_long
 
 
 def _refine(
     run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem], wrong: Sequence[Attempt]
-) -> list[Refinement]:
-    recipe = run.recipe
+) -> tuple[list[Refinement], int]:
+    """The sampled refinements, and how many wrong solutions were too long to ask for one."""
+    recipe, too_long = run.recipe, 0
     parts = Parts(run.root / STAGE / "refine", Refinement, run.commit)
     done = {r.attempt_id for r in parts.read() if r.provenance.source in SAMPLED}
     left = [(a, shown_feedback(recipe, a)) for a in wrong if a.id not in done]
@@ -231,7 +237,7 @@ def _refine(
                 )
                 for attempt, feedback in left
             ]
-            items = fitting(items, recipe.model.max_length)
+            items, too_long = fitting(items, recipe.model.max_length)
             if items and recipe.synthesis.teacher is None:
                 fleet.serve(fleet.model_path, 0)
             model = recipe.synthesis.teacher or recipe.model.name
@@ -247,7 +253,7 @@ def _refine(
             f"the endpoint answered {answered} of {len(wrong)} questions, its reasons are in the log; "
             "what is done is kept, the same command goes on"
         )
-    return found
+    return found, too_long
 
 
 def _keep(parts: Parts[Refinement], judged: Iterable[list[Refinement]], count: int) -> None:
@@ -266,7 +272,10 @@ def _refine_canonically(
     parts = Parts(run.root / STAGE / "refine", Refinement, run.commit)
     done = {r.attempt_id for r in parts.read() if r.provenance.source == SOURCE}
     left = [(a, shown_feedback(run.recipe, a)) for a in wrong if a.id not in done]
-    parts.append(canonical_refinements(problems, left, fleet.sandbox.client()))
+    with task("synthesis: canonical refinements", len(left)) as bar, PartWriter(parts) as writer:
+        for refinement in canonical_refinements(problems, left, fleet.sandbox.client()):
+            writer.add([refinement])
+            bar.advance()
 
 
 def _seed_bugs(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem]) -> None:
@@ -276,13 +285,23 @@ def _seed_bugs(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem])
     have_refinements = {r.problem_id for r in refinements.read() if r.provenance.source == "seeded"}
     left = [p for p in problems.values() if p.id not in have_refinements]
     rng_seed, count = run.recipe.synthesis.seed, run.recipe.synthesis.seeded_bugs
+    new_attempts: list[Attempt] = []
+    new_refinements: list[Refinement] = []
+    made = 0
+
+    def store() -> None:
+        # Attempts first: a refinement whose attempt is missing would be an orphan after a kill between the two.
+        attempts.append(new_attempts)
+        refinements.append(new_refinements)
+        new_attempts.clear()
+        new_refinements.clear()
+
     with task("synthesis: seeded bugs", len(left)) as bar:
-        new_attempts: list[Attempt] = []
-        new_refinements: list[Refinement] = []
         for found in seeded_trajectories(left, fleet.sandbox.client(), count, rng_seed, run.recipe.problems.feedback):
             new_attempts += [t.attempt for t in found if t.attempt.id not in have_attempts]
             new_refinements += [r for t in found for r in t.refinements]
-            bar.advance(note=f"{len(new_refinements)} bugs with their fixes")
-    # Attempts first: a refinement whose attempt is missing would be an orphan after a kill between the two.
-    attempts.append(new_attempts)
-    refinements.append(new_refinements)
+            made += len(found)
+            if len(new_refinements) >= SEEDED_A_PART:
+                store()
+            bar.advance(note=f"{made} bugs with their fixes")
+    store()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable
 
 from actors.sandbox import SandboxClient, ScoreRequest
@@ -19,6 +20,8 @@ from launch.rundir import RunDirectory, write_atomically
 from ledex_ray.problems import Problem
 from ledex_ray.records import Status
 from reward.terms import TextJob
+
+KEEP_SECONDS = 10.0  # what a kill may cost
 
 
 def training_set(run: RunDirectory, fleet: Fleet) -> dict[str, Problem]:
@@ -47,10 +50,14 @@ def weak_problems(run: RunDirectory, problems: Iterable[Problem], sandbox: Sandb
     new = {key: problem for key, problem in keys.items() if key not in known}
     if new:
         with task("canonical solutions", len(new)) as bar:
+            kept = time.monotonic()
             for result in sandbox.score(_request(key, problem) for key, problem in new.items()):
                 verdict = executed(result)
                 if verdict.status is not Status.INFRA:
                     known[result.id] = verdict.weak
+                if time.monotonic() - kept > KEEP_SECONDS:
+                    write_atomically(file, json.dumps(known, indent=0))
+                    kept = time.monotonic()
                 bar.advance()
         write_atomically(file, json.dumps(known, indent=0))
     return {problem.id for key, problem in keys.items() if known.get(key)}

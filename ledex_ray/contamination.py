@@ -21,6 +21,7 @@ SHINGLE = 3  # words
 THRESHOLD = 0.7
 BANDS, ROWS = 64, 4  # of the signatures: a pair at the threshold is missed once in forty million times
 LONGEST_SOLUTION = 20_000  # characters that are parsed
+MOST_SOLUTIONS = 20  # of one problem that are parsed
 SHORTEST_SOLUTION = 20  # syntax nodes: every one-line `return a + b` is the same program
 _WORD = re.compile(r"\w+")
 
@@ -86,16 +87,15 @@ def _near(trained: Sequence[Problem], evaluated: Sequence[Problem], threshold: f
 def _same(
     trained: Sequence[Problem], evaluated: Sequence[Problem], forms: Callable[[Problem], Iterable[str]], kind: Kind
 ) -> list[Overlap]:
-    first: dict[str, str] = {}
+    wanted = {problem.id: list(forms(problem)) for problem in evaluated}
+    asked = {form for own in wanted.values() for form in own}
+    first: dict[str, str] = {}  # of these alone: a training set may hold a million solutions
     for problem in trained:
         for form in forms(problem):
-            first.setdefault(form, problem.id)
-    return [
-        Overlap(problem.id, first[form], kind, 1.0)
-        for problem in evaluated
-        for form in [next((f for f in forms(problem) if f in first), None)]
-        if form is not None
-    ]
+            if form in asked:
+                first.setdefault(form, problem.id)
+    seen = {id: next((form for form in own if form in first), None) for id, own in wanted.items()}
+    return [Overlap(id, first[form], kind, 1.0) for id, form in seen.items() if form is not None]
 
 
 def _tasks(problem: Problem) -> list[str]:
@@ -107,7 +107,7 @@ def _tasks(problem: Problem) -> list[str]:
 def _solutions(problem: Problem) -> list[str]:
     """The canonical solutions with all names that they bind renamed away, the function's own too."""
     found = []
-    for source in problem.canonical_solutions:
+    for source in problem.canonical_solutions[:MOST_SOLUTIONS]:
         if len(source) > LONGEST_SOLUTION:
             continue
         try:
