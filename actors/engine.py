@@ -33,6 +33,7 @@ def start_engine(path: str, config: RolloutConfig, model: ModelConfig, dtype: st
     )
     if config.gpus:
         arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+        arguments["enable_sleep_mode"] = config.shares_a_gpu
     else:
         arguments["kv_cache_memory_bytes"] = int(config.kv_cache_gb * 2**30)
         # A prompt cut in two rolls back its request's random generator, which kills the engine on CPU ("CPU Generator

@@ -178,7 +178,10 @@ class LearnerRank:
     def ppo_update(self, episodes: Sequence[Episode], iteration: int) -> dict[str, float]:
         """See PPOUpdate.run."""
         assert self.ppo is not None, "this learner was built without ppo"
-        return self.ppo.run(episodes, iteration)
+        metrics = self.ppo.run(episodes, iteration)
+        if 0 < self.spec.learner.gpus < 1:
+            torch.cuda.empty_cache()  # the engine on this GPU wakes, and needs what PyTorch would keep
+        return metrics
 
     def log_probs(self, sequences: Sequence[NDArray[np.int32]], temperature: float) -> list[NDArray[np.float32]]:
         """[L - 1] for each sequence: of token t + 1 given those up to t (on rank 0; nothing on the others)."""

@@ -204,6 +204,26 @@ class RolloutGroup:
             except ray.exceptions.RayActorError as error:  # it comes back, and loads with its first request
                 log.warning("an engine died loading %s: %s", path, str(error).splitlines()[0])
 
+    def sleep(self) -> None:
+        """Every engine gives up the memory of the GPU that it has a share of; no request may be on its way."""
+        self._tell("sleep")
+
+    def wake(self) -> None:
+        """Every engine serves again. One that cannot starts anew."""
+        self._tell("wake")
+
+    def _tell(self, method: str) -> None:
+        calls = {getattr(engine, method).remote(): name for name, engine in self._engines.items()}
+        done, silent = ray.wait(list(calls), num_returns=len(calls), timeout=self.config.deadline_seconds)
+        for call in silent:
+            name = calls[call]
+            watchdog.end_stuck(self._engines[name], name, (method,), self.config.deadline_seconds)
+        for call in done:
+            try:
+                ray.get(call)
+            except ray.exceptions.RayActorError as error:  # it comes back awake, and is refitted before it serves
+                log.warning("engine=%s died at %s: %s", calls[call], method, str(error).splitlines()[0])
+
     def published(self, weights: WeightsRef) -> None:
         """The learner has streamed these weights to the engines: new clients ask for them."""
         self.weights = weights

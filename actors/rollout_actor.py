@@ -135,6 +135,19 @@ class RolloutActor:
             return wanted
         return await self._load(wanted, unless_held=False)
 
+    async def sleep(self) -> None:
+        """The GPU's memory is the learner's until `wake`: weights go to the host, the KV cache goes. Requests wait."""
+        async with self._update:
+            with _fatal("going to sleep"):
+                await self._guard(self._llm.sleep(level=1))
+
+    async def wake(self) -> None:
+        """Serves again, under the weights from before; nothing happens where it does not sleep."""
+        async with self._update:
+            with _fatal("waking"):
+                if await self._guard(self._llm.is_sleeping()):
+                    await self._guard(self._llm.wake_up())
+
     # The four calls of vLLM's weight-transfer protocol, and what stands around an update.
 
     async def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -144,7 +145,8 @@ class DebugPPO(Algorithm):
             self.store.write(iteration, episodes)
             self.run.commit()
         metrics = describe(episodes) | {"unused_groups": unused_groups(self.settings, episodes)}
-        metrics |= self.weights.take_metrics() | self.learner.ppo_update(episodes, iteration)
+        with self._engines_aside():
+            metrics |= self.weights.take_metrics() | self.learner.ppo_update(episodes, iteration)
         self.progress.iteration += 1
         if self._due(self.settings.validate_every):
             metrics |= self._validate()
@@ -155,6 +157,19 @@ class DebugPPO(Algorithm):
             self.learner.save_checkpoint(self.checkpoints, asdict(self.progress))
             self.best.settle(self.progress.best_iteration)
         return metrics
+
+    @contextmanager
+    def _engines_aside(self) -> Iterator[None]:
+        """Engines that share a GPU with the learner sleep while it trains, unless they sample the next batch then."""
+        engines = self.session.fleet.rollout
+        if not engines.config.shares_a_gpu or self.settings.mode == "asynchronous":
+            yield
+            return
+        engines.sleep()
+        try:
+            yield
+        finally:
+            engines.wake()
 
     def _episodes(self, iteration: int) -> list[Episode]:
         """The iteration's episodes, from weights at most `max_staleness` versions old (0 when synchronous).

@@ -94,6 +94,11 @@ class RolloutConfig(Section):
     deadline_seconds: float = Field(600.0, gt=0)
     ready_seconds: float = Field(600.0, gt=0, description="How long an engine may take to become ready.")
 
+    @property
+    def shares_a_gpu(self) -> bool:
+        """Whether a learner's rank is on the engine's GPU, too."""
+        return 0 < self.gpus < 1
+
 
 class SamplingConfig(Section):
     """How answers are drawn. Training needs top_p = 1 (anything else biases the ratio)."""

@@ -150,6 +150,18 @@ def test_work_that_is_called_off_ends_while_nothing_finishes(engines: RolloutGro
     raise AssertionError("the engine still works on what was called off")
 
 
+def test_a_sleeping_engine_keeps_what_it_is_asked_until_it_wakes(engines: RolloutGroup, base: Learner) -> None:
+    """On a CPU vLLM frees nothing, but holds and wakes as on a GPU."""
+    request = GenerationRequest("asleep", (5, 6, 7), 2, 1.0, 1.0, 8, 0)
+    engines.sleep()
+    answer = engines.engines[0].generate.remote(request, engines.weights)
+    assert ray.wait([answer], timeout=2.0)[0] == []
+    engines.wake()
+    assert len(ray.get(answer, timeout=60).completions) == 2
+    engines.wake()
+    assert [len(g.completions) for g in engines.client().generate([request])] == [2]
+
+
 def test_every_request_is_answered_though_the_engine_is_killed_and_under_the_weights_asked_for(
     engines: RolloutGroup, tiny_llama: Path, tmp_path: Path
 ) -> None:

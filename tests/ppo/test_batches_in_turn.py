@@ -1,4 +1,4 @@
-"""Asynchronous training: which batch has the engines, and from when."""
+"""Whose turn it is: which batch has the engines, and when a GPU that is shared is the learner's."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from actors.failures import GangLost
 from launch.debug_ppo import DebugPPO
-from ledex_ray.config import PPOConfig
+from ledex_ray.config import PPOConfig, RolloutConfig
 from ledex_ray.episodes import Episode
 
 
@@ -74,3 +77,21 @@ def test_a_batch_that_is_called_off_keeps_no_turn() -> None:
     for event in (collector.sampled[2], collector.scored[2]):
         event.set()
     ppo._background.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "mode", "told"),
+    [(0.5, "synchronous", ["sleep", "wake"]), (0.5, "asynchronous", []), (1, "synchronous", [])],
+)
+def test_an_engine_that_shares_a_gpu_sleeps_while_the_learner_trains(gpus: float, mode: str, told: list[str]) -> None:
+    heard: list[str] = []
+    engines = SimpleNamespace(
+        config=RolloutConfig(gpus=gpus), sleep=lambda: heard.append("sleep"), wake=lambda: heard.append("wake")
+    )
+    ppo = DebugPPO.__new__(DebugPPO)
+    ppo.settings = PPOConfig.model_validate({"mode": mode})
+    ppo.session = SimpleNamespace(fleet=SimpleNamespace(rollout=engines))  # type: ignore[assignment]
+    with pytest.raises(GangLost), ppo._engines_aside():
+        assert heard == told[:1]
+        raise GangLost("a rank died")
+    assert heard == told
