@@ -4,7 +4,7 @@
     python -m examples.sweep_kl base --kl 0.01 0.05 0.2 --iterations 8
 
 Each trial is a run of its own (`base-kl-0.05`, ...) that borrows the base run's synthesis and SFT. On one machine
-trials take turns; on a cluster Tune starts as many as its sandboxes and GPUs allow.
+trials take turns, as they do on GPUs; on CPU nodes Tune starts as many as --at-a-time and the sandboxes allow.
 """
 
 from __future__ import annotations
@@ -35,7 +35,12 @@ def main() -> None:
     configure_logging()
     start_ray()
     base = runs_folder() / arguments.base
-    tree = load_recipe(base / "recipe.yaml", [f"ppo.iterations={arguments.iterations}"]).model_dump(mode="json")
+    recipe = load_recipe(base / "recipe.yaml", [f"ppo.iterations={arguments.iterations}"])
+    if recipe.learner.gpus and arguments.at_a_time != 1:
+        parser.error(
+            "--at-a-time: on GPUs 1, as a trial's learner takes its GPUs after all trials' engines have theirs"
+        )
+    tree = recipe.model_dump(mode="json")
     for result in sweep(base, tree, arguments.kl, arguments.at_a_time):
         found = result.metrics or {}
         coefficient = (result.config or {})["ledex"]["ppo"]["kl_coef"]

@@ -264,6 +264,7 @@ class WeightView:
     shape: tuple[int, ...]
     parts: tuple[nn.Parameter, ...]  # the weight, and where it is adapted A and B
     scale: float = 0.0
+    transposed: bool = False  # the weight is [in, out] (GPT-2's Conv1D)
 
     def merged(self) -> Tensor:
         """The tensor as it stands now, its adapter added."""
@@ -271,7 +272,8 @@ class WeightView:
         if not adapter:
             return weight
         a, b = (part.float() for part in adapter)
-        return (weight.float() + self.scale * (b @ a)).to(weight.dtype)
+        change = self.scale * (b @ a)
+        return (weight.float() + (change.T if self.transposed else change)).to(weight.dtype)
 
 
 def weight_views(lm: PreTrainedModel) -> list[WeightView]:
@@ -283,11 +285,11 @@ def weight_views(lm: PreTrainedModel) -> list[WeightView]:
             continue
         shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
         parts: tuple[nn.Parameter, ...] = (parameter,)
-        scale = 0.0
+        scale, transposed = 0.0, False
         if name.endswith(".base_layer.weight"):
             layer = layers[name.removesuffix(".base_layer.weight")]
             parts = (parameter, layer.lora_A["default"].weight, layer.lora_B["default"].weight)
-            scale = layer.scaling["default"]
+            scale, transposed = layer.scaling["default"], layer.fan_in_fan_out
         plain = name.replace(".base_layer.", ".")
-        views.append(WeightView(plain, parameter.dtype, shape, parts, scale))
+        views.append(WeightView(plain, parameter.dtype, shape, parts, scale, transposed))
     return views

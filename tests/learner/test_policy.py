@@ -102,6 +102,20 @@ def test_an_adapter_starts_as_the_model_and_merges_into_it(small_llama: Path) ->
     assert [view.name for view in weight_views(lm)] == plain
 
 
+def test_an_adapter_merges_into_weights_that_lie_the_other_way_round(tmp_path: Path) -> None:
+    path = save(tmp_path, "gpt2")
+    adapted, plain = load_lm(path, "float32", lora=LoraConfig(rank=4)), load_lm(path, "float32")
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.1)
+        trained, before = adapted(ids).logits, plain(ids).logits
+        plain.load_state_dict({view.name: view.merged() for view in weight_views(adapted)}, strict=False)
+        torch.testing.assert_close(plain(ids).logits, trained, atol=1e-4, rtol=1e-4)
+    assert (trained - before).abs().max() > 1e-2
+
+
 def test_a_detached_value_head_leaves_the_trunk_alone(small_llama: Path) -> None:
     ids = sequences()
     row = RowTensors.of(pack(ids, [np.ones(len(i), dtype=bool) for i in ids]))
