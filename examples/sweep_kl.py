@@ -37,9 +37,7 @@ def main() -> None:
     base = runs_folder() / arguments.base
     recipe = load_recipe(base / "recipe.yaml", [f"ppo.iterations={arguments.iterations}"])
     if recipe.learner.gpus and arguments.at_a_time != 1:
-        parser.error(
-            "--at-a-time: on GPUs 1, as a trial's learner takes its GPUs after all trials' engines have theirs"
-        )
+        parser.error("--at-a-time: 1 on GPUs, as a trial's learner takes its own after all trials' engines have theirs")
     tree = recipe.model_dump(mode="json")
     for result in sweep(base, tree, arguments.kl, arguments.at_a_time):
         found = result.metrics or {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -29,6 +30,7 @@ def inspect(
 
     Example: ledex inspect quickstart --follow
     """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded for a look; read when its library is imported
     import uvicorn
 
     from launch.browse.app import make_app

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -361,3 +363,21 @@ def test_a_run_is_found_by_name_and_by_path(runs_dir: Path, run_root: Path) -> N
     assert find_run("mine")[0] == find_run(str(runs_dir / "mine"))[0] == runs_dir / "mine"
     with pytest.raises(BadInput, match="no such run, got 'yours'; expected a run directory, or one of mine"):
         find_run("yours")
+
+
+def test_nothing_is_downloaded_for_a_look(run_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before the hub's library is imported, in a process of its own: it is read then."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    code = f"""
+import uvicorn
+
+def serve(*_, **__):
+    from huggingface_hub import constants
+    print("offline", constants.HF_HUB_OFFLINE)
+
+uvicorn.Server.run = serve
+from launch.inspect import inspect
+inspect({str(run_root)!r}, port=0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "offline True" in done.stdout, done.stderr
