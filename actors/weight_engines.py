@@ -1,6 +1,7 @@
 """The receiving side of a weight update, inside each vLLM worker: CPU transfer engines and what an update needs.
 
-Named by `worker_extension_cls`, so that importing it in a worker registers the CPU engine with vLLM's factory.
+Named by `worker_extension_cls`, so that importing it in a worker registers the CPU engine with vLLM's factory, and ties
+the worker's process to the one that started it.
 Every path into the model goes through vLLM's layerwise reload, or from the second update on by what that did
 (actors/update_plan.py), and afterwards re-packs a tied `lm_head`: on CPU its prepacked copy is not rebuilt by a reload,
 and logits would silently come from the old head. The sending side is actors/weights.py.
@@ -25,6 +26,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from actors.lifeline import end_with_parent
 from actors.node_copies import model_folder
 from actors.update_plan import UpdatePlan, Watch, watching
 from actors.weight_file import UpdateReader
@@ -124,6 +126,8 @@ class CpuEngine(WeightTransferEngine[CpuInit, CpuUpdate]):
 for _name in ("shm", "gloo"):
     if _name not in WeightTransferEngineFactory._registry:  # a second import under another name is no error
         WeightTransferEngineFactory.register_engine(_name, CpuEngine)
+
+end_with_parent()
 
 
 class WorkerExtension:
