@@ -161,7 +161,10 @@ class Pool(Generic[T]):
     # Leases
 
     def assign(self) -> list[Lease[T]]:
-        """New leases for members with room, the least busy first; where little waits, spread over them all."""
+        """New leases for members with room, the least busy first; where little waits, spread over them all.
+
+        For an item on its last chance one member is given nothing more until it holds nothing, and then that item.
+        """
         made: list[Lease[T]] = []
         while self._queue or self._last_chances:
             serving = [

@@ -131,22 +131,21 @@ class Collector:
     ) -> Iterator[list[Episode]]:
         """One group of episodes for each assignment, as they finish; an assignment that was given up has none.
 
-        `sampled` is called when the engines have nothing more to do, while the last answers are still being scored.
-
         `execute` runs the tests even under an arm that does not need them (for a pass rate). With several `turns` an
-        answer that fails a public test is followed by another. Raises CalledOff.
+        answer that fails a public test is followed by another. `sampled` is called when the engines have nothing more
+        to do, while the last answers are still being scored. Raises CalledOff.
         """
         sample = partial(self._sampled, sampling=sampling, weights=weights, seed=seed, called_off=called_off)
         execute = turns > 1 or (self.arm.executes if execute is None else execute)
         groups = {a.id: [Dialogue(a, index) for index in range(sampling.n)] for a in assignments}
-        last = [lambda: None] * (turns - 1) + [sampled]
-        answered = list(sample(groups, execute, sampled=last[0]))
+        after = [lambda: None] * (turns - 1) + [sampled]  # by turn
+        answered = list(sample(groups, execute, sampled=after[0]))
         room = self._recipe.model.max_length - sampling.max_tokens
         for turn in range(1, turns):
             members = [dialogue for group in answered for dialogue in group]
             # Each goes on from its own answer, so from here they are groups of one.
             asked = {d.turn_id: [d] for d in members if d.ask_again(self._fleet.renderer, room)}
-            for _ in sample(asked, execute, sampled=last[turn]):
+            for _ in sample(asked, execute, sampled=after[turn]):
                 pass
         for group in answered:
             yield [build_episode(dialogue, sampling.temperature, self._fleet.renderer) for dialogue in group]

@@ -81,10 +81,16 @@ def informative(scores: Sequence[float], groups: Sequence[str], scored: Sequence
     return [good and len(seen[group]) > 1 for group, good in zip(groups, comparable(groups, scored), strict=True)]
 
 
-def whiten(values_BL: Tensor, mask_BL: Tensor, eps: float = 1e-8) -> Tensor:
-    """Mean 0 and deviation 1 over the mask (of the *global* batch); 0 outside it."""
-    chosen = values_BL[mask_BL]
-    return torch.where(mask_BL, (values_BL - chosen.mean()) / (chosen.std(unbiased=False) + eps), 0.0)
+def whiten(values_BL: Tensor, mask_BL: Tensor, rounding: float = 1e-6) -> Tensor:
+    """Mean 0 and deviation 1 over the mask (of the *global* batch); 0 outside it.
+
+    All 0 where the values vary by no more than float32 rounds them: nothing but noise would be blown up to 1.
+    """
+    chosen = values_BL[mask_BL].double()
+    if not chosen.numel() or chosen.std(unbiased=False) <= rounding * chosen.abs().max():
+        return torch.zeros_like(values_BL)
+    white_BL = (values_BL.double() - chosen.mean()) / chosen.std(unbiased=False)
+    return torch.where(mask_BL, white_BL, 0.0).to(values_BL.dtype)
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:

@@ -119,6 +119,14 @@ def test_whitening_ignores_what_is_masked(rows: list[list[tuple[float, float]]])
         assert float(white[mask].std(unbiased=False)) == pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.7808902263641357, -5.0])
+def test_whitening_makes_no_advantage_of_rounding(value: float) -> None:
+    values, mask = torch.full((3, 7), value), torch.ones(3, 7, dtype=torch.bool)
+    assert not whiten(values, mask).any()
+    assert not whiten(values * (1 + 1e-7 * torch.randn(3, 7, generator=torch.Generator().manual_seed(0))), mask).any()
+    assert not whiten(values, torch.zeros_like(mask)).any()
+
+
 @pytest.mark.parametrize(
     ("given_", "expected"),
     [
