@@ -169,12 +169,15 @@ class RolloutGroup:
         """
         started = time.monotonic()
         silent: dict[str, float] = {}  # since when, of those that run
+        now = started
         while True:
-            now = time.monotonic()
             calls = {engine.info.remote(): name for name, engine in self._engines.items()}
             done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=ASK_SECONDS)
             missing = set(calls.values()) - {calls[call] for call in done if _answered(call)}
             self._absent = {name: self._absent.get(name, now) for name in missing}
+            if now == started:  # one that runs has been back since it was missed last
+                running = [name for name in missing if watchdog.whereabouts(self._engines[name]).state == "ALIVE"]
+                self._absent |= dict.fromkeys(running, now)
             begun = [started] if len(missing) == len(calls) else []  # without any there is nothing to go on with
             if all(now - since >= self.config.ready_seconds for since in (*self._absent.values(), *begun)):
                 break
@@ -186,6 +189,7 @@ class RolloutGroup:
                 elif seconds > self.config.deadline_seconds:
                     watchdog.end_stuck(engine, name, ("info",), seconds)
             time.sleep(1.0)
+            now = time.monotonic()
         if missing:
             log.warning("not back after %.0f s, and left out: %s", self.config.ready_seconds, ", ".join(missing))
         return [engine for name, engine in self._engines.items() if name not in missing]

@@ -60,12 +60,15 @@ class Reply:
 
 
 class Endpoint:
-    """One model at one endpoint. BadInput at once where its key is missing."""
+    """One model at one endpoint. BadInput at once where its key is missing.
 
-    def __init__(self, model: str, config: EndpointConfig) -> None:
+    `answered`: it is known to answer, so that many refusals in a row are those questions' own fault.
+    """
+
+    def __init__(self, model: str, config: EndpointConfig, answered: bool = False) -> None:
         self.model, self.config = model, config
         self.asked = self.kept = 0  # questions that went out, and that the cache answered
-        self._refused, self._answered = 0, False
+        self._refused, self._answered = 0, answered
         self._key = endpoint_key(config)
         self._folder = cache_dir() / "endpoint"
 
@@ -121,14 +124,17 @@ class Endpoint:
             for question in left:
                 if stop.is_set():
                     return
-                kept = self._read(question)
-                if len(kept.texts) < question.n:
-                    self.asked += 1
-                    kept = await self._ask(client, pace, question, kept)
-                    self._check_willing(kept)
-                else:
-                    self.kept += 1
-                done.put((question, kept))
+                known = self._read(question)
+                if len(known.texts) == question.n:
+                    self.kept, self._answered = self.kept + 1, True
+                    done.put((question, known))
+                    continue
+                self.asked += 1
+                reply = await self._ask(client, pace, question, known, stop)
+                if reply is None:
+                    return
+                self._check_willing(reply)
+                done.put((question, reply))
 
         async def until_stopped() -> None:
             try:
@@ -144,12 +150,19 @@ class Endpoint:
             if end is not None:
                 raise end
 
-    async def _ask(self, client: Any, pace: _Pace, question: Question, reply: Reply) -> Reply:
-        """The reply with the answers it lacks; an endpoint that gives fewer at once is asked again for the rest."""
+    async def _ask(
+        self, client: Any, pace: _Pace, question: Question, reply: Reply, stop: threading.Event
+    ) -> Reply | None:
+        """The reply with the answers it lacks; an endpoint that gives fewer at once is asked again for the rest.
+
+        None where it is stopped before it has them all.
+        """
         import openai
 
         while len(reply.texts) < question.n:
             await pace.wait()
+            if stop.is_set():
+                return None
             try:
                 answer = await client.chat.completions.create(
                     model=self.model,

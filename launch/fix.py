@@ -29,7 +29,7 @@ from ledex_ray.readers.files import read_text
 from ledex_ray.readers.jsonl import called_name
 from ledex_ray.readers.own_tests import read_tests
 from ledex_ray.records import Instruction, Status, Verdict
-from ledex_ray.splice import keeps, splice
+from ledex_ray.splice import keeps, shares, splice
 from reward.judge import Judge, JudgeConfig, StartFailed, TooWeak
 from reward.scorer import Scorer
 from reward.terms import TextJob
@@ -121,14 +121,16 @@ def read_problem(file: Path, tests: Path, task: str = "") -> Problem:
 
 
 def _entry_point(code: str, tests: Iterable[Test]) -> str:
-    """The function under test: the file's first definition that an assert names, else its only one."""
+    """The function under test: the file's first definition that a test names, else one that a test calls."""
     defined = list(dict.fromkeys(_DEFINED.findall(code)))
-    for test in tests:
-        if isinstance(test, AssertTest):
-            used = {node.id for node in ast.walk(ast.parse(test.code)) if isinstance(node, ast.Name)}
-            named = [name for name in defined if name in used]
-            if named or called_name(test.code):
-                return (named or [called_name(test.code)])[0]
+    asserts = [test.code for test in tests if isinstance(test, AssertTest)]
+    for test in asserts:
+        used = {node.id for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Name)}
+        if named := [name for name in defined if name in used]:
+            return named[0]
+    for test in asserts:
+        if (name := called_name(test)) and name not in _DEFINED.findall(test):
+            return name
     return defined[-1] if defined else ""  # plain calls name no function: what a file is about comes last
 
 
@@ -227,8 +229,11 @@ def _judged(problem: Problem, wrong: Proposal, answers: Iterable[str], judge: Ju
     seen = {wrong.code}
     proposals = []
     for answer in (terms.answer for terms in scorer.score(jobs) if terms.answer.code.strip()):
-        for code in (splice(wrong.code, answer.code), answer.code.strip("\n") + "\n"):
-            if code not in seen and (not problem.entry_point or keeps(wrong.code, code)):
+        alone = answer.code.strip("\n") + "\n"
+        codes = [splice(wrong.code, answer.code)] if problem.entry_point or shares(wrong.code, answer.code) else []
+        codes += [alone] if not problem.entry_point or keeps(wrong.code, alone) else []
+        for code in codes:
+            if code not in seen:
                 seen.add(code)
                 verdict = judge.judge(problem, code)
                 if verdict.status is Status.INFRA:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,20 +108,17 @@ def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
 
 
 def _run_stages(run: RunDirectory, stages: list[str]) -> None:
+    if stages == ["report"]:
+        _report(run)  # before anything that a server could refuse
+        with closing(Tracker(run)) as tracker:
+            tracker.publish("report")
+        return
     from launch.fleet import Fleet
 
-    tracker = Tracker(run)
-    try:
-        if stages == ["report"]:
-            _report(run)
-            tracker.publish("report")
-            return
-        with Fleet(run.recipe, stages, run.pins) as fleet:
-            for stage in stages:
-                _stage(run, stage, _function(stage, run, fleet, tracker))
-                tracker.publish(stage)
-    finally:
-        tracker.close()
+    with closing(Tracker(run)) as tracker, Fleet(run.recipe, stages, run.pins) as fleet:
+        for stage in stages:
+            _stage(run, stage, _function(stage, run, fleet, tracker))
+            tracker.publish(stage)
 
 
 def _stage(run: RunDirectory, stage: str, function: Callable[[], None]) -> None:

@@ -159,5 +159,6 @@ def _stamp(path: Path) -> Stamp:
 
 def _mirrored(name: str) -> bool:
     parts = name.split("/")
-    ranks_own = len(parts) > 2 and parts[1] in RANKS_OWN
+    # An older run's tokenizer is there alone, for `ledex inspect`.
+    ranks_own = len(parts) > 2 and parts[1] in RANKS_OWN and parts[-1] != "tokenizer.json"
     return not ranks_own and not any(part.startswith(".") for part in parts)

@@ -219,7 +219,7 @@ def _refine(
     done = {r.attempt_id for r in parts.read() if r.provenance.source in SAMPLED}
     left = [(a, shown_feedback(recipe, a)) for a in wrong if a.id not in done]
     if recipe.synthesis.endpoint is not None:
-        endpoint = Endpoint(recipe.synthesis.teacher or "", recipe.synthesis.endpoint)
+        endpoint = Endpoint(recipe.synthesis.teacher or "", recipe.synthesis.endpoint, answered=bool(done))
         _keep(parts, taught(recipe, endpoint, problems, left, fleet.sandbox.client()), len(left))
     else:
         with fleet.teacher(recipe.synthesis.teacher) as (engines, renderer):

@@ -49,6 +49,11 @@ def splice(file: str, answer: str) -> str:
     return "\n".join(lines).strip("\n") + "\n"
 
 
+def shares(file: str, answer: str) -> bool:
+    """Whether the answer defines anything that the file defines."""
+    return not {block.name for block in blocks(file)}.isdisjoint({block.name for block in blocks(answer)} - {""})
+
+
 def keeps(file: str, code: str) -> bool:
     """Whether the code defines every name that the file defines."""
     return {block.name for block in blocks(file)} - {""} <= {block.name for block in blocks(code)}

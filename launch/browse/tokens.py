@@ -32,8 +32,9 @@ class Token:
 
 def load_tokenizer(root: Path) -> Any:
     """The tokenizer that the run's episodes were written with, or None where there is none to read."""
-    path = root / TOKENIZER
-    if not path.exists():
+    older = sorted((root / "sft" / "model").glob("**/tokenizer.json"))  # of releases before; numbered, at a URL
+    path = next((path for path in (root / TOKENIZER, *older) if path.exists()), None)
+    if path is None:
         return None
     from tokenizers import Tokenizer
 

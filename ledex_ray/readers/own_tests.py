@@ -34,17 +34,19 @@ def _asserts(path: Path, module: str) -> tuple[Test, ...]:
         raise BadInput(str(path), f"is not Python ({error})") from error
     before: list[str] = []
     tests: list[Test] = []
-    helpers = _asserting(tree.body)
-    for node in tree.body:
+    body = _as_a_program(tree.body)
+    helpers = _asserting(body)
+    for place, node in enumerate(body):
         if _is_docstring(node) or _imports_the_program(node, module, f"{path}:{node.lineno}"):
             continue
         source = _source(text, node)
         if not isinstance(node, _DEFINITIONS) and (_asserts_itself(node) or _named(node) & helpers.keys()):
             tests.append(AssertTest("\n".join([*before, source])))
-        else:
-            before.append(source)
+            if not any(_bound(node) & _named(later) for later in body[place + 1 :]):
+                continue
+        before.append(source)
     for name, helper in helpers.items():
-        if not any(name in _named(node) for node in tree.body if node is not helper):
+        if not any(name in _named(node) for node in body if node is not helper):
             expected = "its asserts at top level, or a call of it there"
             raise BadInput(
                 f"{path}:{helper.lineno}", "asserts in a function that nothing calls", given=name, expected=expected
@@ -56,6 +58,15 @@ def _asserts(path: Path, module: str) -> tuple[Test, ...]:
 
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def _as_a_program(body: list[ast.stmt]) -> list[ast.stmt]:
+    """The statements that run where the file is started: those under `if __name__ == "__main__"` too."""
+    found: list[ast.stmt] = []
+    for node in body:
+        guarded = isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+        found += node.body if isinstance(node, ast.If) and guarded else [node]
+    return found
 
 
 def _asserting(body: list[ast.stmt]) -> dict[str, Definition]:
@@ -75,10 +86,16 @@ def _named(node: ast.stmt) -> set[str]:
     return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
 
 
+def _bound(node: ast.stmt) -> set[str]:
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
 def _source(text: str, node: ast.stmt) -> str:
     """The statement as it is written, from its first decorator on."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.decorator_list:
         node.lineno, node.col_offset = node.decorator_list[0].lineno, 0  # a definition's own place is behind them
+    if node.col_offset:  # from under a guard: its further lines are indented
+        return ast.unparse(node)
     return ast.get_source_segment(text, node) or ast.unparse(node)
 
 

@@ -91,6 +91,9 @@ def test_an_endpoint_that_refuses_everything_is_not_asked_everything() -> None:
     with pytest.raises(BadInput, match=r"refused 20 questions and answered none, got .*on purpose"):
         ask(server, questions(90), concurrency=1)
     assert len(server.faults) == 80
+    with served(server.app) as address:  # one that has answered before the run was resumed may refuse what is left
+        known = Endpoint("teacher", EndpointConfig(url=f"{address}/v1", key_variable="TEACHER_KEY"), answered=True)
+        assert all(reply.error for batch in known.ask(questions(60)) for _, reply in batch)
 
 
 def test_answers_on_their_way_are_kept_when_another_question_ends_the_run() -> None:
@@ -102,10 +105,11 @@ def test_answers_on_their_way_are_kept_when_another_question_ends_the_run() -> N
         with pytest.raises(openai.InternalServerError):
             list(endpoint.ask(questions(6, n=3)))
         paid = len(server.bodies)
-        assert paid == 1 + 3  # the other question was answered to its end, and no third was begun
+        assert 1 < paid <= 1 + 3  # of the other question what was on its way, and no third was begun
         server.fails = {}
         assert len([1 for batch in Endpoint("teacher", config).ask(questions(6, n=3)) for _ in batch]) == 6
-    assert len(server.bodies) == 6 * 3 and [b["seed"] for b in server.bodies[paid : paid + 2]] == [1, 0]
+    asked = [(b["messages"][-1]["content"], b["seed"]) for b in server.bodies]
+    assert len(asked) == len(set(asked)) == 6 * 3  # nothing was paid for twice
 
 
 def test_an_endpoint_that_answers_too_late_says_which_key_allows_more() -> None:

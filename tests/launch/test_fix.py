@@ -47,6 +47,24 @@ def test_decorators_of_what_stands_before_an_assert_are_kept(tmp_path: Path) -> 
     exec(test.code, {"total": sum})
 
 
+@pytest.mark.parametrize(
+    ("tests", "count"),
+    [
+        ("def make(n):\n    assert n\n    return [1] * n\ndata = make(3)\nassert total(data) == 3\n", 2),
+        ("for xs in ([1],):\n    assert total(xs) == 1\n    last = xs\nassert total(last) == 1\n", 2),
+        ("def test_f():\n    assert total([1]) == 1\nif __name__ == '__main__':\n    test_f()\n", 1),
+        ("if __name__ == '__main__':\n    if total:\n        assert total([1]) == 1\n    else:\n        pass\n", 1),
+    ],
+)
+def test_what_later_tests_need_is_there_and_a_guard_hides_none(tmp_path: Path, tests: str, count: int) -> None:
+    paths = write(tmp_path, sums_py=PROGRAM, t_py=tests)
+    problem = read_problem(paths["sums_py"], paths["t_py"])
+    assert len(problem.tests) == count
+    with Judge(JudgeConfig()) as judge:
+        assert not judge.judge(problem, PROGRAM).passed
+        assert judge.judge(problem, PROGRAM.replace("return 0", "return sum(xs)")).passed
+
+
 def test_tests_may_be_lines_of_json(tmp_path: Path) -> None:
     lines = [json.dumps({"args": "([1, 2],)", "expected": "3"}), json.dumps("assert total([]) == 0")]
     paths = write(tmp_path, sums_py=PROGRAM, tests_jsonl="\n".join(lines))
