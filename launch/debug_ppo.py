@@ -3,15 +3,13 @@
 RLlib gives `tune.Tuner`, callbacks, the metrics logger, checkpoint and restore. Sampling is vLLM's and learning is
 DeepSpeed's: EnvRunnerGroup, LearnerGroup, RLModule, connectors and replay buffers are not used.
 Three private names of RLlib 2.60 are touched in `_bare_setup`; a test holds them. What a training is set up with is in
-ppo_setup.py, the stage that runs one in ppo.py.
+ppo_setup.py, what is sampled ahead of it in batches_ahead.py, the stage that runs one in ppo.py.
 """
 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +29,7 @@ from actors.places import Place
 from actors.ppo_batch import unused_groups, usable
 from actors.weights import TransferFailed
 from launch.accidents import Accidents
+from launch.batches_ahead import BatchesAhead
 from launch.best_model import BestModel
 from launch.collect import Collector
 from launch.console import log
@@ -115,8 +114,7 @@ class DebugPPO(Algorithm):
     progress: Progress
     weights: WeightSync
     learner: LearnerGroup
-    _next: int  # the first iteration that nobody collects for yet
-    _turn: threading.Event  # its turn at the engines
+    batches: BatchesAhead
 
     @override(Algorithm)
     def training_step(self) -> None:
@@ -179,23 +177,8 @@ class DebugPPO(Algorithm):
         """
         self.weights.publish()
         ahead = self.settings.max_staleness if self.settings.mode == "asynchronous" else 0
-        self._next = max(self._next, iteration)
         last = max(iteration, min(iteration + ahead, self.settings.iterations - 1))  # Tune may go on past the last one
-        while self._next <= last:
-            turn, self._turn = self._turn, threading.Event()
-            self._coming[self._next] = self._background.submit(self._in_turn, self._next, turn, self._turn)
-            self._next += 1
-        episodes = self._coming[iteration].result()
-        del self._coming[iteration]
-        return episodes
-
-    def _in_turn(self, iteration: int, turn: threading.Event, after: threading.Event) -> list[Episode]:
-        """The iteration's episodes. One batch has the engines at a time, and the next one while it is still scored."""
-        turn.wait()
-        try:
-            return self._collect(iteration, after.set)
-        finally:
-            after.set()
+        return self.batches.take(iteration, last)
 
     def _collect(self, iteration: int, sampled: Callable[[], None]) -> list[Episode]:
         """Groups of episodes in a fixed order; `sampled` is called when the engines are done with the first ones.
@@ -217,7 +200,7 @@ class DebugPPO(Algorithm):
                 self.weights.ref,
                 seed,
                 turns=self.settings.turns,
-                called_off=self._off.is_set,
+                called_off=self.batches.called_off,
                 sampled=sampled,
             )
             for group in groups_found:
@@ -277,12 +260,7 @@ class DebugPPO(Algorithm):
         recipe = self.run.recipe
         self.settings = recipe.ppo
         self.progress, self.accidents = Progress(), Accidents(STAGE, 0)
-        self._background = ThreadPoolExecutor(2, thread_name_prefix="collect")  # one is scored, one is sampled
-        self._coming: dict[int, Future[list[Episode]]] = {}
-        self._off = threading.Event()  # what is being sampled in the background is no longer wanted
-        self._turn = threading.Event()
-        self._turn.set()
-        self._next = 0
+        self.batches = BatchesAhead(self._collect)
         keep_tokenizer(self.run, fleet)
         self.store = EpisodeStore(self.run.path(STAGE, "episodes", "x").parent)
         self.checkpoints = self.run.place(STAGE, "checkpoints")
@@ -359,8 +337,7 @@ class DebugPPO(Algorithm):
 
     @override(Algorithm)
     def cleanup(self) -> None:
-        self._call_off()
-        self._background.shutdown()
+        self.batches.shutdown()
         self.learner.shutdown()
         if self._owned:
             self.session.fleet.close()
@@ -372,24 +349,13 @@ class DebugPPO(Algorithm):
         self._go_back(self.learner.load_checkpoint, self.checkpoints)
 
     def _go_back(self, load: Callable[[Place], Mapping[str, Any] | None], checkpoints: Place) -> None:
-        self._call_off()  # first: nobody may be sent the weights while their version is not known
+        self.batches.call_off()  # first: nobody may be sent the weights while their version is not known
         state = load(checkpoints)
         self.progress = Progress(**state) if state else Progress()
         self._iteration = self.progress.iteration
         self.weights.restart(self.progress.iteration)
         self.best.settle(self.progress.best_iteration)
-        self._next = self.progress.iteration
         self.accidents.reached(self.progress.iteration)
         self.session.tracker.forget_after(STAGE, self.progress.iteration)
         if state:
             log.info("ppo: going on after iteration %d", self.progress.iteration)
-
-    def _call_off(self) -> None:
-        """Ends what is being sampled in the background: it is sampled again, under weights that are known."""
-        self._off.set()
-        for future in self._coming.values():
-            future.cancel()
-        wait(self._coming.values())
-        self._coming.clear()
-        self._turn.set()
-        self._off.clear()

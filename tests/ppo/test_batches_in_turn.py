@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from actors.failures import GangLost
+from launch.batches_ahead import BatchesAhead
 from launch.debug_ppo import DebugPPO
 from ledex_ray.config import PPOConfig, RolloutConfig
 from ledex_ray.episodes import Episode
@@ -40,9 +40,7 @@ def training(collector: Slow) -> DebugPPO:
     found.weights = SimpleNamespace(publish=lambda: None, ref=None)  # type: ignore[assignment]
     found.assignments = SimpleNamespace(take=lambda start, count: start)  # type: ignore[assignment]
     found.collector = collector  # type: ignore[assignment]
-    found._coming, found._off, found._turn, found._next = {}, threading.Event(), threading.Event(), 0
-    found._turn.set()
-    found._background = ThreadPoolExecutor(2)
+    found.batches = BatchesAhead(found._collect)
     return found
 
 
@@ -66,17 +64,16 @@ def test_a_batch_that_is_called_off_keeps_no_turn() -> None:
     for event in (collector.sampled[0], collector.scored[0]):
         event.set()
     assert ppo._episodes(0) == [] and collector.begun[1].wait(20)
-    off = threading.Thread(target=ppo._call_off)
+    off = threading.Thread(target=ppo.batches.call_off)
     off.start()
     for event in (collector.sampled[1], collector.scored[1]):
         event.set()
     off.join(20)
-    ppo._next = 1
     collector.begun[1].clear()
     assert ppo._episodes(1) == [] and collector.begun[1].is_set()
     for event in (collector.sampled[2], collector.scored[2]):
         event.set()
-    ppo._background.shutdown()
+    ppo.batches.shutdown()
 
 
 @pytest.mark.parametrize(
