@@ -21,9 +21,9 @@ from actors import watchdog
 from actors.pool import Dropped
 from actors.ray_pool import RayPool, Service
 from actors.usage import Busy, Usage
+from ledex_ray.answers import Answer
 from ledex_ray.config import SandboxConfig
 from ledex_ray.problems import Limits, Problem
-from ledex_ray.prompts import Answer
 from ledex_ray.records import Status, TestResult, TestStatus, Verdict
 from reward.judge import Judge, JudgeConfig, StartFailed
 from reward.scorer import Scorer

@@ -1,14 +1,13 @@
-"""Every instruction that a model sees, and the parsing of its answers back into (explanation, code).
+"""Every instruction that a model sees. What it answers is parsed in answers.py.
 
 A prompt is a tuple of messages; `ledex_ray.chat` turns it into token ids under the model's chat template or a
-plain layout. Parsing is lenient, because small models forget fences and append prose, and linear in the text.
+plain layout.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,16 +26,6 @@ class Message:
 
 
 Prompt = tuple[Message, ...]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A parsed answer; spans are character offsets [start, end) into its text, (0, 0) where a part is missing."""
-
-    explanation: str = ""
-    code: str = ""
-    explanation_span: tuple[int, int] = (0, 0)
-    code_span: tuple[int, int] = (0, 0)
 
 
 SOLVE = "Answer with the Python {thing} in one ```python block and nothing else."
@@ -205,90 +194,3 @@ def _refine_shots(count: int, instruction: Instruction) -> Prompt:
 
 
 PROMPT_VERSION = hashlib.sha256(repr((SOLVE, WRONG, WRONG_SILENT, REFINE, SHOTS)).encode()).hexdigest()[:8]
-
-# ---- parsing -------------------------------------------------------------------------------------------------
-
-_FENCE = re.compile(r"^[ \t]*```[^\n`]*$", re.MULTILINE)
-_STARTS_CODE = re.compile(r"^(?:def |async def |class |import |from \S+ import |@\w)", re.MULTILINE)
-_CONTINUES_CODE = re.compile(
-    r"^(?:[ \t]|$|def |async def |class |import |from |@|#|[)\]}]|if |for |while |[A-Za-z_]\w* *=)"
-)
-
-
-def parse_answer(text: str, instruction: str, entry_point: str = "") -> Answer:
-    """The (explanation, code) of an answer to "solve", "direct" or "explain".
-
-    The code is the block that defines `entry_point`, else the last block; where fences are missing, the lines from
-    the first definition or import to the first line of prose. Only "explain" answers have an explanation: the
-    prose before the code.
-    """
-    span = _code_span(text, entry_point)
-    if span is None:
-        start, end = _strip(text, 0, len(text)) if instruction == Instruction.EXPLAIN else (0, 0)
-        return Answer(explanation=text[start:end], explanation_span=(start, end) if end > start else (0, 0))
-    start, end = span
-    code = text[start:end]
-    if instruction != Instruction.EXPLAIN:
-        return Answer(code=code, code_span=span)
-    stop = _before_fence(text, start)
-    left, right = _strip(text, 0, stop)
-    if right <= left:
-        return Answer(code=code, code_span=span)
-    return Answer(text[left:right], code, (left, right), span)
-
-
-def _before_fence(text: str, start: int) -> int:
-    """Where the prose before the code ends: before the opening fence, where there is one."""
-    line = text.rfind("\n", 0, max(start - 1, 0)) + 1
-    return line if text[line:start].lstrip().startswith("```") else start
-
-
-def _code_span(text: str, entry_point: str) -> tuple[int, int] | None:
-    blocks = _blocks(text)
-    wanted = f"def {entry_point}(" if entry_point else "def "
-    for start, end in reversed(blocks):
-        if wanted in text[start:end]:
-            return start, end
-    bare = _bare_code(text)
-    if bare and (not blocks or wanted in text[bare[0] : bare[1]]):
-        return bare
-    filled = [(start, end) for start, end in blocks if text[start:end].strip()]
-    return filled[-1] if filled else bare
-
-
-def _blocks(text: str) -> list[tuple[int, int]]:
-    """Spans between fences, in order; an unclosed block runs to the end of the text."""
-    fences = [(m.start(), m.end()) for m in _FENCE.finditer(text)]
-    blocks = []
-    index = 0
-    while index < len(fences):
-        start = min(fences[index][1] + 1, len(text))
-        closed = index + 1 < len(fences)
-        end = fences[index + 1][0] if closed else len(text)
-        # A lone closing fence after bare code is not an opening one: the bare-code rule takes that answer.
-        if closed or text[start:end].strip():
-            blocks.append((start, max(start, end)))
-        index += 2
-    return blocks
-
-
-def _bare_code(text: str) -> tuple[int, int] | None:
-    first = _STARTS_CODE.search(text)
-    if not first:
-        return None
-    start = position = end = first.start()
-    for line in text[start:].splitlines(keepends=True):
-        if line.lstrip().startswith("```") or not _CONTINUES_CODE.match(line):
-            break
-        position += len(line)
-        if line.strip():
-            end = position
-    return start, end
-
-
-def _strip(text: str, start: int, end: int) -> tuple[int, int]:
-    while start < end and text[start].isspace():
-        start += 1
-    while end > start and text[end - 1].isspace():
-        end -= 1
-    return start, end

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from ledex_ray.answers import Answer
 from ledex_ray.errors import BadInput
-from ledex_ray.prompts import Answer
 from ledex_ray.records import Status, TestResult, TestStatus, Verdict
 from reward.compose import ARMS, Arm, Inputs, Unscorable
 from reward.terms import CodeBleuScore, TextTerms

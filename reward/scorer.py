@@ -28,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ledex_ray.prompts import Answer
+from ledex_ray.answers import Answer
 from reward.terms import ZERO_CODEBLEU, CodeBleuScore, TextJob, TextTerms
 
 log = logging.getLogger(__name__)

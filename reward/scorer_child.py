@@ -26,14 +26,12 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, BinaryIO
 
-from ledex_ray.prompts import parse_answer
+from ledex_ray.answers import UNREADABLE, parse_answer
 from ledex_ray.syntax import canonical_form
 from reward.codebleu import CodeBleu, Side, compare, mean_score, read_side
 from reward.terms import Weights
 
 LENGTH = struct.Struct(">I")
-UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
-"""What `ast.parse` raises on text that is no program: bad syntax, NUL bytes, nests too deep for its stack."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ledex_ray.prompts import Answer
+from ledex_ray.answers import Answer
 
 Weights = tuple[float, float, float, float]
 

@@ -10,10 +10,11 @@ import pytest
 from actors.generation import Completion
 from actors.sandbox import ScoreResult
 from launch.dialogue import NO_CODE, Assignment, Dialogue, build_episode
+from ledex_ray.answers import parse_answer
 from ledex_ray.chat import Renderer
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import CallTest, Problem
-from ledex_ray.prompts import Message, explained_answer, fenced, parse_answer, refine_prompt
+from ledex_ray.prompts import Message, explained_answer, fenced, refine_prompt
 from ledex_ray.recipes import recipe_from_tree
 from ledex_ray.records import Instruction, Status, TestResult, TestStatus, Verdict
 from reward.compose import Reward

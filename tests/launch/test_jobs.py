@@ -14,8 +14,8 @@ from actors.generation import Completion, Generation, GenerationRequest
 from actors.sandbox import ScoreRequest, ScoreResult
 from launch import jobs
 from launch.jobs import Item, Unanswered, item_seed, require_answers
+from ledex_ray.answers import Answer
 from ledex_ray.problems import CallTest, Problem
-from ledex_ray.prompts import Answer
 from ledex_ray.records import Status, Verdict
 from reward.terms import TextTerms
 

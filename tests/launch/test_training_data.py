@@ -14,12 +14,13 @@ from launch.collect import Assignments
 from launch.dialogue import Assignment, Dialogue, build_episode
 from launch.problem_sets import training_problems, validation_problems
 from launch.sft import plan_batches, split_by_problem
+from ledex_ray.answers import parse_answer
 from ledex_ray.chat import Renderer
 from ledex_ray.config import SFTConfig
 from ledex_ray.errors import BadInput
 from ledex_ray.packing import families_of
 from ledex_ray.problems import CallTest, Problem
-from ledex_ray.prompts import explained_answer, fenced, parse_answer
+from ledex_ray.prompts import explained_answer, fenced
 from ledex_ray.recipes import recipe_from_tree
 from ledex_ray.records import Attempt, Instruction, Provenance, Refinement, Status, Trajectory, Verdict
 from ledex_ray.supervised import supervised_examples

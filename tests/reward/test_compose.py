@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from ledex_ray.answers import Answer
 from ledex_ray.errors import BadInput
-from ledex_ray.prompts import Answer
 from ledex_ray.recipes import recipe_from_tree
 from ledex_ray.records import Status, TestResult, TestStatus, Verdict
 from reward.arms import resolve_arm

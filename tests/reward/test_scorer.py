@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ledex_ray.prompts import Answer
+from ledex_ray.answers import Answer
 from reward.codebleu import CodeBleu
 from reward.scorer import MAX_LINES, Scorer, ScorerError, refusal
 from reward.terms import ZERO_CODEBLEU, TextJob, TextTerms
