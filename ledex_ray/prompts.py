@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +29,10 @@ class Message:
 Prompt = tuple[Message, ...]
 
 
+COMPLETE = "Complete this {thing}:\n{code}"
+BEGINS = "{text}\n\nIt begins like this:\n{code}"
+NAMED = "{text}\n\nName it `{name}`."
+SHOWN = "It must pass:\n{tests}"
 SOLVE = "Answer with the Python {thing} in one ```python block and nothing else."
 WRONG = "This code is wrong.\n{feedback}"
 WRONG_SILENT = "This code is wrong."
@@ -88,7 +93,7 @@ SHOTS = (
 
 def solve_prompt(problem: Problem, shots: int = 0) -> Prompt:
     """The messages that ask for a first solution, after `shots` worked examples."""
-    return (*_solve_shots(shots), Message("user", _task(problem.text, _shown_tests(problem), _thing(problem))))
+    return (*_solve_shots(shots), Message("user", _task(problem)))
 
 
 def refine_prompt(problem: Problem, wrong_code: str, feedback: str, instruction: Instruction, shots: int = 0) -> Prompt:
@@ -98,7 +103,7 @@ def refine_prompt(problem: Problem, wrong_code: str, feedback: str, instruction:
     """
     return (
         *_refine_shots(shots, instruction),
-        Message("user", _task(problem.text, _shown_tests(problem), _thing(problem))),
+        Message("user", _task(problem)),
         Message("assistant", fenced(wrong_code)),
         Message("user", _complaint(feedback, instruction, _thing(problem))),
     )
@@ -156,9 +161,22 @@ def _thing(problem: Problem) -> str:
     return "function" if problem.entry_point else "program"
 
 
-def _task(text: str, tests: str, thing: str = "function") -> str:
-    shown = f"\n\nIt must pass:\n{tests}" if tests else ""
-    return f"{text.strip()}{shown}\n\n{SOLVE.format(thing=thing)}"
+def _task(problem: Problem) -> str:
+    """The problem, its public tests, and what to answer. It always says the name of what the tests call."""
+    tests, thing = _shown_tests(problem), _thing(problem)
+    parts = [_statement(problem, tests), SHOWN.format(tests=tests) if tests else "", SOLVE.format(thing=thing)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _statement(problem: Problem, tests: str) -> str:
+    """The task in words, and the beginning of the code where the set has one; what stands in that is told once."""
+    text, name = problem.text.strip(), problem.entry_point
+    if name and re.search(rf"\bdef[ \t]+{re.escape(name)}\b", problem.prompt):
+        code = fenced(problem.prompt)
+        told = " ".join(text.split()) in " ".join(problem.prompt.split())
+        return COMPLETE.format(thing=_thing(problem), code=code) if told else BEGINS.format(text=text, code=code)
+    known = not name or re.search(rf"\b{re.escape(name)}\b", f"{text}\n{tests}")
+    return text if known else NAMED.format(text=text, name=name)
 
 
 def _shown_tests(problem: Problem, longest: int = 400) -> str:
@@ -174,7 +192,7 @@ def _complaint(feedback: str, instruction: Instruction, thing: str = "function")
 def _solve_shots(count: int) -> Prompt:
     turns: list[Message] = []
     for shot in SHOTS[:count]:
-        turns += [Message("user", _task(shot.text, shot.test)), Message("assistant", fenced(shot.code))]
+        turns += [Message("user", _shot_task(shot)), Message("assistant", fenced(shot.code))]
     return tuple(turns)
 
 
@@ -185,7 +203,7 @@ def _refine_shots(count: int, instruction: Instruction) -> Prompt:
         if instruction is Instruction.EXPLAIN:
             answer = explained_answer(shot.explanation, shot.code)
         turns += [
-            Message("user", _task(shot.text, shot.test)),
+            Message("user", _shot_task(shot)),
             Message("assistant", fenced(shot.wrong)),
             Message("user", _complaint(shot.feedback, instruction)),
             Message("assistant", answer),
@@ -193,4 +211,9 @@ def _refine_shots(count: int, instruction: Instruction) -> Prompt:
     return tuple(turns)
 
 
-PROMPT_VERSION = hashlib.sha256(repr((SOLVE, WRONG, WRONG_SILENT, REFINE, SHOTS)).encode()).hexdigest()[:8]
+def _shot_task(shot: Shot) -> str:
+    return "\n\n".join((shot.text, SHOWN.format(tests=shot.test), SOLVE.format(thing="function")))
+
+
+WORDING = (COMPLETE, BEGINS, NAMED, SHOWN, SOLVE, WRONG, WRONG_SILENT, NO_CODE, REFINE, SHOTS)
+PROMPT_VERSION = hashlib.sha256(repr(WORDING).encode()).hexdigest()[:8]

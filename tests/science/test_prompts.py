@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
 from ledex_ray.problems import AssertTest, CallTest, Problem
 from ledex_ray.prompts import (
     SHOTS,
@@ -10,6 +16,7 @@ from ledex_ray.prompts import (
     show_call,
     solve_prompt,
 )
+from ledex_ray.readers import load_problems
 from ledex_ray.records import Instruction
 
 CODE = "def f(x):\n    return x + 1\n"
@@ -39,3 +46,28 @@ def test_shots_come_before_the_task_and_match_the_instruction() -> None:
 
 def test_calls_are_shown_as_code() -> None:
     assert show_call("f", "([1, 2], 'a')", "{'key': 3}") == "f([1, 2], 'a', key=3)"
+
+
+@pytest.mark.parametrize("spec", ["bundled", "humaneval", "mbpp", "humanevalplus", "mbppplus", "apps"])
+def test_every_prompt_names_what_its_tests_call(spec: str, data_dir: Path) -> None:
+    problems = load_problems(spec)
+    assert problems
+    for problem in problems:
+        asked = solve_prompt(problem)[-1].content
+        assert re.search(rf"\b{re.escape(problem.entry_point)}\b", asked), problem.id
+        assert asked == refine_prompt(problem, "x", "y", Instruction.DIRECT)[0].content
+
+
+def test_a_task_that_names_nothing_is_given_the_name() -> None:
+    hidden = replace(PROBLEM, n_public=0)
+    assert "Name it `f`." in solve_prompt(hidden)[-1].content
+    assert "Name it" not in solve_prompt(PROBLEM)[-1].content
+
+
+def test_a_function_to_complete_is_shown_with_what_it_may_call() -> None:
+    begun = 'def half(x):\n    return x / 2\n\n\ndef f(x: int) -> int:\n    """Add one."""\n'
+    asked = solve_prompt(replace(PROBLEM, prompt=begun))[-1].content
+    assert asked.count("Add one.") == 1 and fenced(begun) in asked
+    asked = solve_prompt(replace(PROBLEM, text="Add one, slowly.", prompt=begun))[-1].content
+    assert asked.startswith("Add one, slowly.") and fenced(begun) in asked
+    assert "begins" not in solve_prompt(replace(PROBLEM, prompt="# no function\n"))[-1].content
