@@ -76,7 +76,7 @@ def usable(config: PPOConfig, episodes: Sequence[Episode]) -> list[Episode]:
 
 
 def unused_groups(config: PPOConfig, episodes: Sequence[Episode]) -> int:
-    """How many groups were sampled and scored, and give the update nothing."""
+    """How many groups were sampled and give the update nothing, also those that lost their scores to a fault."""
     return len({e.group_id for e in episodes} - {e.group_id for e in usable(config, episodes)})
 
 
@@ -111,6 +111,7 @@ def estimate(
         relative = grpo if config.algorithm == "grpo" else rloo
         scores = relative([float(r.sum()) for r in rewards], [e.group_id for e in scored.episodes])
         advantages = [torch.full((n,), score) for n, score in zip(counts, scores, strict=True)]
+        raw = torch.cat(advantages)
     else:
         rewards_BL, mask_BL = _pad(rewards), _pad([torch.ones(n) for n in counts]).bool()
         ends_BL = _pad([_explanation_end(e) for e in scored.episodes]).bool() if separated else None
@@ -124,15 +125,12 @@ def estimate(
                 state.returns.add(flat)
         else:
             advantages_BL = rewards_to_go(rewards_BL, mask_BL, config.gamma, ends_BL)
-        metrics["advantage_mean"] = float(advantages_BL[mask_BL].mean())
-        metrics["advantage_std"] = float(advantages_BL[mask_BL].std(unbiased=False))
+        raw = advantages_BL[mask_BL]  # as they are before whitening
         if config.whiten_advantages or config.algorithm == "reinforce++":
             advantages_BL = whiten(advantages_BL, mask_BL)
         advantages = [row[:n] for row, n in zip(advantages_BL, counts, strict=True)]
-    everything = torch.cat(advantages)
-    metrics.setdefault("advantage_mean", float(everything.mean()))
-    metrics.setdefault("advantage_std", float(everything.std(unbiased=False)))
-    metrics["advantage_min"], metrics["advantage_max"] = float(everything.min()), float(everything.max())
+    metrics["advantage_mean"], metrics["advantage_std"] = float(raw.mean()), float(raw.std(unbiased=False))
+    metrics["advantage_min"], metrics["advantage_max"] = float(raw.min()), float(raw.max())
     return advantages, returns, metrics
 
 

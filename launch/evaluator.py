@@ -261,10 +261,12 @@ def another_feedback(bug: Bug, feedbacks: Mapping[str, str]) -> str:
 
 
 def shown_to(bug: Bug, mode: str, kind: Feedback, feedbacks: Mapping[str, str]) -> str:
-    """The feedback that a prompt shows of a wrong code; `feedbacks` holds one a problem."""
-    if mode == "no_feedback":
-        return ""
-    return another_feedback(bug, feedbacks) if mode == "random_feedback" else feedback_of(bug, kind)
+    """The feedback that a prompt shows of a wrong code; `feedbacks` holds one a problem.
+
+    Where its own is empty (a problem without public tests) the random one is too: the controls are held against it.
+    """
+    own = "" if mode == "no_feedback" else feedback_of(bug, kind)
+    return another_feedback(bug, feedbacks) if own and mode == "random_feedback" else own
 
 
 def _title(asks: Sequence[Ask]) -> str:

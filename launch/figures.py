@@ -82,12 +82,20 @@ def loss_curve(history: Rows) -> Figure:
     return figure
 
 
+def main_feedback(samples: Sequence[Sample]) -> str:
+    """The kind of feedback that figures of one kind show: where several were measured, that of the public tests."""
+    kinds = {s.feedback_from for s in samples}
+    return "public" if "public" in kinds else next(iter(sorted(kinds - {""})), "")
+
+
 def verdict_bars(samples: Sequence[Sample]) -> Figure:
-    """Share of each verdict by model and mode."""
+    """Share of each verdict by model and mode, of first refinements: later rounds are asked of what is still wrong."""
     figure, (axes,) = subplots(1)
-    groups = sorted({(s.label, s.mode) for s in samples if s.bugs != "fixed"}, key=_group_order, reverse=True)
+    kind = main_feedback(samples)
+    shown = [s for s in samples if s.bugs != "fixed" and s.round <= 1 and s.feedback_from in ("", kind)]
+    groups = sorted({(s.label, s.mode) for s in shown}, key=_group_order, reverse=True)
     names = [f"{label}, {mode}" for label, mode in groups]
-    counts = [Counter(s.status for s in samples if (s.label, s.mode) == g and s.bugs != "fixed") for g in groups]
+    counts = [Counter(s.status for s in shown if (s.label, s.mode) == g) for g in groups]
     left = [0.0] * len(groups)
     for status, colour in VERDICT_COLOURS.items():
         shares = [c[status] / max(sum(c.values()), 1) for c in counts]

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from launch.figures import COLOURS, INK, legend_below, subplots
+from launch.figures import COLOURS, INK, legend_below, main_feedback, subplots
 from ledex_ray.evaluation import Sample
 from ledex_ray.records import Status
 
@@ -88,8 +88,7 @@ def flow_of(samples: Sequence[Sample], label: str) -> dict[str, Counter[str]]:
 
     Where two kinds of feedback were measured, that of the public tests counts.
     """
-    kinds = {s.feedback_from for s in samples}
-    kind = "public" if "public" in kinds else next(iter(kinds - {""}), "")
+    kind = main_feedback(samples)
     first = {s.id: s for s in samples if s.label == label and s.mode == "initial"}
     found: dict[str, Counter[str]] = {}
     for s in samples:

@@ -30,6 +30,7 @@ from ledex_ray.readers.jsonl import called_name
 from ledex_ray.readers.own_tests import read_tests
 from ledex_ray.records import Instruction, Status, Verdict
 from ledex_ray.splice import keeps, shares, splice
+from ledex_ray.syntax import UNREADABLE
 from reward.judge import Judge, JudgeConfig, StartFailed, TooWeak
 from reward.scorer import Scorer
 from reward.terms import TextJob
@@ -137,7 +138,7 @@ def _entry_point(code: str, tests: Iterable[Test]) -> str:
 def _docstring(code: str, entry: str) -> str:
     try:
         tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except UNREADABLE:
         return ""
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == entry]
     return next((text for node in (*functions, tree) if (text := ast.get_docstring(node))), "")

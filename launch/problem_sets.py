@@ -22,6 +22,7 @@ Load = Callable[[str], Sequence[Problem]]
 """The problems of a SPEC, ready to be judged: `ready_problems`, or what remembers its answers."""
 TRAINABLE = ("train", "prompt", "")
 CONTAMINATED = " (contaminated)"
+EVALPLUS = ("humanevalplus", "mbppplus")
 FILES = "problems/"  # before a SPEC, the name of its files among a run's pins
 
 
@@ -43,8 +44,9 @@ def heldout_hashes(recipe: Recipe, pinned: Mapping[str, str]) -> dict[str, froze
     found: dict[str, frozenset[str]] = {}
     for spec in recipe.problems.heldout:
         if FILES + spec in pinned:
-            benchmark = parse_spec(spec).name
-            found[benchmark] = found.get(benchmark, frozenset()) | {pinned[FILES + spec]}
+            name = parse_spec(spec).name
+            for benchmark in EVALPLUS if name == "evalplus" else (name,):  # its files hold either
+                found[benchmark] = found.get(benchmark, frozenset()) | {pinned[FILES + spec]}
     return found
 
 

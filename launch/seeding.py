@@ -16,6 +16,7 @@ from ledex_ray.mutants import Mutant, explain, mutants
 from ledex_ray.problems import Problem
 from ledex_ray.prompts import explained_answer, fenced
 from ledex_ray.records import Attempt, Instruction, Provenance, Refinement, Status, Trajectory
+from ledex_ray.syntax import UNREADABLE
 from reward.terms import TextJob
 
 CANDIDATES = 3  # mutants judged for each one wanted: some are equivalent, and different edits must survive
@@ -44,7 +45,7 @@ def _mutable(problem: Problem) -> bool:
     """Whether there is a canonical solution in this Python to start from (APPS has some in Python 2)."""
     try:
         return bool(problem.canonical_solutions) and bool(ast.parse(problem.canonical_solutions[0]))
-    except (SyntaxError, ValueError):
+    except UNREADABLE:
         return False
 
 

@@ -62,8 +62,9 @@ def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
     if not training:
         raise BadInput(
             "sft",
-            "there is nothing to train on: no solution passed its tests and no refinement was verified",
-            expected="more samples (synthesis.solve.n), easier problems, or synthesis.seeded_bugs=4",
+            "there is nothing to train on: no solution passed its tests and no refinement was verified, or none fits",
+            expected="more samples (synthesis.solve.n), easier problems, synthesis.seeded_bugs=4, "
+            f"or more than model.max_length={recipe.model.max_length}",
         )
     batches = plan_batches(training, config)
     if config.optimizer.warmup_steps >= len(batches):

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from ledex_ray.records import Instruction
-
-UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
-"""What `ast.parse` raises for a text that is no Python, or more than the parser holds."""
+from ledex_ray.syntax import UNREADABLE
 
 MOST_STARTS = 12  # lines at which unfenced code may begin, that are tried
 
@@ -127,7 +125,7 @@ def _blocks(text: str) -> list[_Block]:
     A fence alone behind bare code closes it: what follows is prose.
     """
     fences = list(_FENCE.finditer(text))
-    blocks = []
+    blocks: list[_Block] = []
     for opening, closing in zip(fences[::2], [*fences[1::2], None], strict=False):
         start = min(opening.end() + 1, len(text))
         tag = opening[1].strip().lower()

@@ -190,8 +190,11 @@ def seeded_difference(
     """b - a over several seeds, a tally a seed on each side: samples pooled, problems resampled (method.md, section 8).
 
     How much trainings differ is not in the interval: two or three say little of that, and each one's own estimate
-    stands beside it. Raises as `paired_difference` does.
+    stands beside it. Raises as `paired_difference` does, and ValueError for k > 1: the answers of several trainings
+    together have the pass@k of their mixture, which is more than the mean of theirs.
     """
+    if k is not None and k > 1:
+        raise ValueError(f"seeds are pooled for pass@1 and rates, not for pass@{k}")
     by_seed = []
     for one, other in zip(a, b, strict=True):
         columns, statistic = _paired(one, other, k)

@@ -214,7 +214,9 @@ class RewardConfig(Section):
     encoder: str = Field("minilm", description="Sentence encoder: packaged name, hub id or path.")
     separated: bool = Field(False, description="Two returns, so that R(r) does not flow into the explanation.")
     allow_weak: bool = False
-    max_references: int = Field(10, ge=1)
+    max_references: int = Field(
+        10, ge=1, description="Most references of one wrong solution; canonical solutions and refinements by turns."
+    )
 
     @model_validator(mode="after")
     def _weights_are_shares(self) -> RewardConfig:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ledex_ray.problems import Problem
-from ledex_ray.syntax import canonical_form
+from ledex_ray.syntax import UNREADABLE, canonical_form
 
 Kind = Literal["task", "exact", "near", "solution"]
 SHINGLE = 3  # words
@@ -114,7 +114,7 @@ def _solutions(problem: Problem) -> list[str]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # escapes that a later Python will not take
                 form = canonical_form(source)
-        except (SyntaxError, ValueError, RecursionError):
+        except UNREADABLE:
             continue  # some sets keep solutions of another Python
         if form.count("(") >= SHORTEST_SOLUTION:
             found.append(form.replace(f"'{problem.entry_point}'", "'solution'") if problem.entry_point else form)

@@ -61,6 +61,8 @@ class EpisodeStore:
         path = self._path(iteration)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())  # the name must not outlive the data where a node goes down
         temporary.replace(path)
 
     def read(self, iteration: int) -> list[Episode] | None:

@@ -6,6 +6,7 @@ The wrong code stands in the chat history as the assistant's own turn and carrie
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -17,6 +18,8 @@ from ledex_ray.episodes import SupervisedExample
 from ledex_ray.problems import Problem
 from ledex_ray.prompts import Prompt, explained_answer, fenced, refine_prompt, solve_prompt
 from ledex_ray.records import Attempt, Instruction, Trajectory
+
+log = logging.getLogger(__name__)
 
 
 def supervised_examples(
@@ -30,7 +33,7 @@ def supervised_examples(
     """Distinct examples in a seeded order, at most `max_examples_per_problem` of each kind a problem.
 
     Both instructions get the same refinements of a problem, and the ids of such a pair differ in their kind alone.
-    Weak verdicts are left out; examples longer than `max_length` tokens too.
+    Weak verdicts are left out, and with a warning examples longer than `max_length` tokens.
     """
     texts: dict[tuple[str, str], dict[str, tuple[str, Prompt, str]]] = {}
     for kind, problem_id, about, prompt, answer in _texts(problems, attempts, trajectories, config):
@@ -38,12 +41,17 @@ def supervised_examples(
             place = hashlib.sha256(f"{config.seed}/{about}".encode("utf-8", "replace")).hexdigest()[:16]
             texts.setdefault((kind, problem_id), {}).setdefault(f"{prompt}{answer}", (place, prompt, answer))
     examples: list[SupervisedExample] = []
+    too_long = 0
     for (kind, problem_id), distinct in sorted(texts.items()):
         chosen = sorted(distinct.values(), key=lambda found: found[0])
         for place, prompt, answer in chosen[: config.max_examples_per_problem]:
             example = _example(f"{kind}/{problem_id}/{place}", kind, prompt, answer, renderer)
             if len(example.token_ids) <= max_length:
                 examples.append(example)
+            else:
+                too_long += 1
+    if too_long:
+        log.warning("%d examples do not fit in model.max_length=%d and are left out", too_long, max_length)
     random.Random(config.seed).shuffle(examples)
     return examples
 

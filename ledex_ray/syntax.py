@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import ast
 
+UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
+"""What `ast.parse` raises for a text that is no Python, or more than the parser holds."""
+
 
 def normal_form(source: str) -> str:
     """The program's syntax tree as text: equal for programs that differ in layout and comments alone.
 
-    Raises SyntaxError (or what `ast.parse` raises on hostile text) where `source` does not parse.
+    Raises one of UNREADABLE where `source` does not parse.
     """
     return ast.dump(ast.parse(source))
 
@@ -21,7 +24,7 @@ def same_ast(a: str, b: str) -> bool:
     """Whether two programs have equal syntax trees; texts that do not parse are compared stripped of white space."""
     try:
         return normal_form(a) == normal_form(b)
-    except (SyntaxError, ValueError):
+    except UNREADABLE:
         return a.split() == b.split()
 
 

@@ -137,7 +137,7 @@ def read_side(text: str, *, repaired: bool = False) -> Side:
     if repaired:
         try:
             text = ast.unparse(ast.parse(text))
-        except (SyntaxError, ValueError, RecursionError):  # not Python: scored as the words that it is
+        except (SyntaxError, ValueError, RecursionError, MemoryError):  # not Python: scored as the words that it is
             parses = False
     text = text.strip()
     tokens = text.split()

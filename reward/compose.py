@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
@@ -181,9 +182,13 @@ def place(reward: Reward, length: int, explanation_end: int) -> NDArray[np.float
 
 
 def references_for(arm: Arm, canonical: Sequence[str], refinements: Sequence[str], limit: int) -> tuple[str, ...]:
-    """R_w: at most `limit` distinct references, canonical solutions first, then correct refinements in their order."""
-    texts = list(canonical) if arm.canonical_only else [*canonical, *refinements]
-    return tuple(dict.fromkeys(text for text in texts if text.strip()))[:limit]
+    """R_w: at most `limit` distinct references, canonical solutions and correct refinements by turns.
+
+    Some problems have more canonical solutions than `limit`: neither kind may crowd out the other.
+    """
+    repairs = () if arm.canonical_only else refinements
+    by_turns = chain.from_iterable(zip_longest(canonical, repairs, fillvalue=""))
+    return tuple(dict.fromkeys(text for text in by_turns if text.strip()))[:limit]
 
 
 def _explanation(inputs: Inputs, reasons: list[str]) -> float | None:

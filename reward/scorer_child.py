@@ -26,8 +26,8 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, BinaryIO
 
-from ledex_ray.answers import UNREADABLE, parse_answer
-from ledex_ray.syntax import canonical_form
+from ledex_ray.answers import parse_answer
+from ledex_ray.syntax import UNREADABLE, canonical_form
 from reward.codebleu import CodeBleu, Side, compare, mean_score, read_side
 from reward.terms import Weights
 

@@ -14,7 +14,7 @@ from launch.browse.index import RunIndex
 from launch.browse.tokens import Token, answer_tokens, load_tokenizer, prompt_text
 from launch.problem_sets import CONTAMINATED
 from launch.shown import Shown, shown
-from ledex_ray import prompts
+from ledex_ray import answers
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
@@ -217,7 +217,7 @@ class Reader:
         terms = [(name, f"{value:.4g}") for name, value in json.loads(full["terms"]).items()]
         return replace(assembled, tokens=tokens, terms=terms, n_tests=full.get("n_tests") or 0)
 
-    def _parsed(self, text: str, instruction: str, entry_point: str) -> prompts.Answer:
+    def _parsed(self, text: str, instruction: str, entry_point: str) -> answers.Answer:
         """Explanation and code of an answer; neither where it is over the scorer's limits."""
         job = TextJob("answer", text=text, instruction=instruction, entry_point=entry_point, codebleu=False)
         with self._turn:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ledex_ray.errors import BadInput
+from ledex_ray.syntax import UNREADABLE
 
 Row = dict[str, Any]
 SPLIT_FILES = ("train", "validation", "valid", "test")
@@ -114,5 +115,5 @@ def parse_python(code: str, name: str, where: str) -> ast.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # escapes that a later Python will not take
             return ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except UNREADABLE as error:
         raise BadInput(where, f"field '{name}' is not Python ({error})", given=code) from error

@@ -15,6 +15,7 @@ from ledex_ray.errors import BadInput
 from ledex_ray.literals import check_literal, field_literal, to_literal
 from ledex_ray.problems import AssertTest, CallTest, CheckTest, Compare, Limits, Problem, StdioTest, Test
 from ledex_ray.readers.files import Row, json_lines, text_field
+from ledex_ray.syntax import UNREADABLE
 
 TEST_FORMS = 'an assert statement, {"args", "expected"}, {"stdin", "stdout"} or {"check"}'
 
@@ -70,7 +71,7 @@ def _code(row: Row, name: str, where: str) -> str:
 def _check_python(code: str, where: str, field: str) -> ast.Module:
     try:
         return ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except UNREADABLE as error:
         raise BadInput(where, f"field '{field}' is not Python ({error})", given=code, expected="Python code") from error
 
 

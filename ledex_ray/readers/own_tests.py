@@ -15,6 +15,7 @@ from ledex_ray.errors import BadInput
 from ledex_ray.problems import AssertTest, StdioTest, Test
 from ledex_ray.readers.files import read_text
 from ledex_ray.readers.jsonl import parse_test
+from ledex_ray.syntax import UNREADABLE
 
 
 def read_tests(path: Path, program: Path) -> tuple[Test, ...]:
@@ -30,7 +31,7 @@ def _asserts(path: Path, module: str) -> tuple[Test, ...]:
     text = read_text(path)
     try:
         tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except UNREADABLE as error:
         raise BadInput(str(path), f"is not Python ({error})") from error
     before: list[str] = []
     tests: list[Test] = []

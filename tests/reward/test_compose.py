@@ -238,10 +238,12 @@ def test_weights_that_are_no_shares_are_refused_when_a_recipe_or_a_flag_is_read(
         check_weights(weights, "--weights")
 
 
-def test_references_are_distinct_canonical_first_and_bounded() -> None:
+def test_references_are_distinct_and_bounded_and_of_both_kinds() -> None:
     canonical, refinements = ["a", "b"], ["b", "c", " ", "d"]
     assert references_for(ARMS["paper"], canonical, refinements, 10) == ("a", "b", "c", "d")
     assert references_for(ARMS["paper"], canonical, refinements, 3) == ("a", "b", "c")
+    many = [f"canonical {i}" for i in range(12)]
+    assert references_for(ARMS["paper"], many, ["r", "s"], 5) == ("canonical 0", "r", "canonical 1", "s", "canonical 2")
     assert references_for(ARMS["codebleu_only"], canonical, refinements, 10) == ("a", "b")
 
 

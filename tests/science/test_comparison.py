@@ -78,6 +78,8 @@ def test_a_claim_over_seeds_needs_each_of_them_on_its_side() -> None:
 
 
 def test_seeds_are_pooled_by_answers_and_rates_weigh_answers() -> None:
+    with pytest.raises(ValueError, match="not for pass@10"):
+        seeded_difference([A], [B], k=10, seed=0)
     found = seeded_difference([{"a": (1, 0)}, {"a": (3, 0)}], [{"a": (4, 4)}, {"a": (4, 0)}], k=None, seed=0)
     assert found.pooled.value == pytest.approx(4 / 8) and found.by_seed == pytest.approx((1.0, 0.0))
 
