@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
@@ -103,6 +104,8 @@ def summary(out: Annotated[Path, typer.Option(help="Where `gather` left its file
         if parts_of(name)[1] and not parts_of(other)[1]:
             within = "within" if abs(difference.pooled.value) <= LOSS else "not within"
             line += f", {within} {100 * LOSS:.0f}"
+        if len(difference.by_seed) > 1:  # the interval is over problems: it does not hold how much trainings differ
+            line += f"; between seeds {100 * statistics.stdev(difference.by_seed):.1f}"
         console.print(line)
 
 
