@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
+from ray.exceptions import OutOfMemoryError
+
 from launch.console import log
 
 MOST = 5  # losses without getting further than ever before: after that it is not an accident
+FIRST_PAUSE = 15.0  # seconds, doubled each time: what takes a machine's memory beside us often passes
 
 
 class Accidents:
@@ -14,15 +20,19 @@ class Accidents:
     every gang would be tried for ever.
     """
 
-    def __init__(self, stage: str, step: int) -> None:
-        self._stage, self._furthest, self._losses = stage, step, 0
+    def __init__(self, stage: str, step: int, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._stage, self._furthest, self._losses, self._sleep = stage, step, 0, sleep
 
     def lost(self, error: Exception) -> None:
-        """Takes note of a loss. Raises it where there have been too many."""
+        """Takes note of a loss; where memory ran out, waits a while. Raises it where there have been too many."""
         self._losses += 1
         if self._losses == MOST:
             raise error
         log.warning("%s: %s; rebuilding the gang, %d of %d times", self._stage, error, self._losses, MOST - 1)
+        if isinstance(error.__cause__, OutOfMemoryError):
+            pause = FIRST_PAUSE * 2 ** (self._losses - 1)
+            log.warning("%s: the node is short of memory; waiting %.0f s", self._stage, pause)
+            self._sleep(pause)
 
     def reached(self, step: int) -> None:
         """Training stands at `step`."""

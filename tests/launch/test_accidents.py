@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ray.exceptions import OutOfMemoryError
 
 from actors.failures import GangLost
 from launch.accidents import MOST, Accidents
@@ -24,3 +25,15 @@ def test_a_step_that_ends_every_gang_ends_the_run_though_those_before_it_are_rep
             losses += 1
             accidents.lost(GangLost("out of memory"))
     assert losses == MOST
+
+
+def test_a_gang_that_memory_ended_is_rebuilt_after_longer_and_longer_pauses() -> None:
+    waited: list[float] = []
+    accidents = Accidents("ppo", 0, waited.append)
+    accidents.lost(GangLost("a node went"))
+    assert waited == []
+    for _ in range(3):
+        error = GangLost("update: killed")
+        error.__cause__ = OutOfMemoryError("the node was low on memory")
+        accidents.lost(error)
+    assert len(waited) == 3 and waited == sorted(set(waited)) and 60 < sum(waited) < 600
