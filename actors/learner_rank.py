@@ -201,7 +201,7 @@ class LearnerRank:
         self, engines: Sequence[Any], version: int, backend: str, deadline_seconds: float
     ) -> TransferReceipt:
         """See actors.weights.send_weights; rank 0 is the sender."""
-        receipt = send_weights(
+        return send_weights(
             GatheredWeights(self.lm),
             engines,
             version,
@@ -209,9 +209,6 @@ class LearnerRank:
             is_sender=self.rank == 0,
             deadline_seconds=deadline_seconds,
         )
-        if self.ppo is not None:
-            self.ppo.weights_version = version
-        return receipt
 
     def release(self) -> None:
         """Gives back what would outlast this process: its end is a kill, which runs nothing."""
@@ -237,7 +234,6 @@ class LearnerRank:
         state = {
             "skipped_in_a_row": self.skipped_in_a_row,
             "ppo": self.ppo.state if self.ppo is not None else None,
-            "weights_version": self.ppo.weights_version if self.ppo is not None else 0,
         }
         frozen = self.spec.learner.lora is not None
         return rank_checkpoint.save(place(directory), self.rank, dict(self._models()), state, frozen=frozen)
@@ -259,7 +255,6 @@ class LearnerRank:
         self.skipped_in_a_row = state["skipped_in_a_row"]
         if self.ppo is not None and state["ppo"] is not None:
             self.ppo.state = state["ppo"]
-            self.ppo.weights_version = state["weights_version"]
 
     def _models(self) -> Iterator[tuple[str, ShardedModel]]:
         yield "policy", self.policy

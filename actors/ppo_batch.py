@@ -20,10 +20,16 @@ from ledex_ray.config import PPOConfig
 from ledex_ray.episodes import Episode
 from ledex_ray.losses import kl_estimate
 
+LEAST_VARIATION = 0.1  # of the mean return, that returns are taken to vary by
+
 
 @dataclass
 class RunningDeviation:
-    """Standard deviation of all returns seen (Chan et al.'s update); 1 before the first."""
+    """Standard deviation of all returns seen (Chan et al.'s update); 1 before the first.
+
+    Returns are divided by it and keep their mean: where they hardly differ (every answer fails alike) it is a share of
+    that mean, or a critic's targets would be thousands.
+    """
 
     count: float = 0.0
     mean: float = 0.0
@@ -39,7 +45,8 @@ class RunningDeviation:
     @property
     def value(self) -> float:
         deviation = math.sqrt(self.squares / self.count) if self.count else 1.0
-        return deviation if deviation > 1e-6 else 1.0
+        least = LEAST_VARIATION * abs(self.mean)
+        return max(deviation, least) if max(deviation, least) > 1e-6 else 1.0
 
 
 @dataclass
@@ -155,6 +162,7 @@ def _pad(rows: Sequence[Tensor]) -> Tensor:
 
 
 def staleness(episodes: Sequence[Episode], current: int) -> dict[str, float]:
-    newest = max(current, *(int(e.weight_versions[e.loss_mask].max()) for e in episodes))
-    behind = [float(newest - e.weight_versions[e.loss_mask].mean()) for e in episodes]
-    return {"staleness_mean": float(np.mean(behind)), "staleness_max": float(max(behind))}
+    """How many versions behind `current` tokens were sampled: the mean of the episodes' means, and the oldest token."""
+    behind = [current - e.weight_versions[e.loss_mask] for e in episodes]
+    oldest = max(float(token.max()) for token in behind)
+    return {"staleness_mean": float(np.mean([token.mean() for token in behind])), "staleness_max": oldest}

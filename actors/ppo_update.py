@@ -56,7 +56,6 @@ class PPOUpdate:
         self.packer = packer
         self.separated = separated
         self.state = PPOState(config.kl_coef)
-        self.weights_version = 0  # what the engines were last given; staleness counts from it
 
     def run(self, episodes: Sequence[Episode], iteration: int) -> dict[str, float]:
         """Metrics of all steps on these episodes. Raises NonFiniteSteps after three bad steps in a row."""
@@ -67,7 +66,7 @@ class PPOUpdate:
         torch.manual_seed(self.config.seed * 1_000_003 + iteration)
         scored = self._score(chosen)
         advantages, returns, metrics = estimate(self.config, self.state, scored, separated=self.separated)
-        metrics |= staleness(chosen, self.weights_version)
+        metrics |= staleness(chosen, iteration)
         sums = _Sums()
         for epoch in range(self.config.epochs):
             order = shuffled_groups(chosen, np.random.default_rng([self.config.seed, iteration, epoch]))

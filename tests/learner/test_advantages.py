@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.micro_batches import even_chunks
-from actors.ppo_batch import usable
+from actors.ppo_batch import RunningDeviation, usable
 from ledex_ray.advantages import comparable, gae, grpo, informative, rewards_to_go, rloo, whiten
 from ledex_ray.config import PPOConfig
 from ledex_ray.episodes import Episode
@@ -156,3 +156,20 @@ def answer(id: str, reward: float, **changes: object) -> Episode:
 def test_minibatches_are_equally_long(episodes: int, most: int, sizes: list[int]) -> None:
     chunks = list(even_chunks(range(episodes), most))
     assert [len(chunk) for chunk in chunks] == sizes and [i for c in chunks for i in c] == list(range(episodes))
+
+
+@pytest.mark.parametrize("returns", [[-5.0, -5.0], [-5.0, -5.0001], [5.0, 5.0]])
+def test_targets_of_returns_that_hardly_differ_stay_small(returns: list[float]) -> None:
+    deviation = RunningDeviation()
+    deviation.add(torch.tensor(returns))
+    assert max(abs(r) for r in returns) / deviation.value <= 10.1
+
+
+def test_returns_that_differ_are_divided_by_their_deviation() -> None:
+    deviation = RunningDeviation()
+    assert deviation.value == 1
+    deviation.add(torch.zeros(3))
+    assert deviation.value == 1
+    for batch in ([1.0, 5.0], [-4.0, 2.0, 8.0]):
+        deviation.add(torch.tensor(batch))
+    assert deviation.value == pytest.approx(np.std([0, 0, 0, 1, 5, -4, 2, 8]))

@@ -123,6 +123,7 @@ def test_each_iteration_is_committed_once_under_the_policy_it_says(fleet: Fleet,
         assert episodes is not None and len(episodes) == 4
         versions = np.concatenate([e.weight_versions[e.loss_mask] for e in episodes])
         assert versions.min() >= max(0, iteration - staleness) and versions.max() <= iteration
+        assert history[iteration]["staleness_max"] == iteration - versions.min()
         ids = episodes[0].token_ids[episodes[0].loss_mask].tolist()
         assert load_tokenizer(root).decode(ids).strip() == episodes[0].text.strip()
     assert (root / STAGE / "model" / "config.json").exists()
