@@ -11,9 +11,10 @@ import pytest
 
 from launch.bug_set import bug_set_hash, named_bugs
 from launch.evaluate import write_contamination
-from launch.evaluator import Candidate, Evaluator, another_feedback, feedback_kinds
+from launch.evaluator import Candidate, Evaluator, another_feedback, feedback_kinds, shown_to
+from launch.figures import verdict_bars
 from launch.measures import measure
-from launch.problem_sets import CONTAMINATED, heldout_problems
+from launch.problem_sets import CONTAMINATED, FILES, heldout_hashes, heldout_problems
 from launch.rundir import RunDirectory
 from ledex_ray.comparison import Comparison, Evaluation, article_table
 from ledex_ray.config import EvaluationConfig, Recipe, SamplingConfig
@@ -196,3 +197,31 @@ def test_the_contamination_check_looks_at_the_validation_set_too(runs_dir: Path)
     held = heldout_problems(run.recipe)
     assert write_contamination(run, held) == len(held)
     run.close()
+
+
+def test_where_a_bug_has_no_feedback_its_controls_have_none_either() -> None:
+    others = {"p1": "It is wrong.", "p2": "It is late."}
+    told, silent = Bug("b0", "p0", WRONG, "Its own.", ""), Bug("b3", "p3", WRONG, "", "")
+    assert shown_to(told, "explain", "public", others) == "Its own."
+    assert shown_to(told, "random_feedback", "public", others) in others.values()
+    assert shown_to(told, "no_feedback", "public", others) == ""
+    assert {shown_to(silent, mode, "public", others) for mode in ("explain", "random_feedback", "no_feedback")} == {""}
+
+
+def test_verdict_bars_show_first_refinements_under_one_kind_of_feedback() -> None:
+    samples = answers("prompt", "prompt", {("explain", "public"): 1, ("explain", "all"): 4})
+    wrong = [s for s in samples if s.mode == "explain" and s.feedback_from == "public" and not s.passed]
+    samples += [
+        sample(9, "explain", WRONG, "", s.id, id=f"{s.id}/2", round=2, feedback_from="public", label="prompt")
+        for s in wrong
+    ]
+    (axes,) = verdict_bars(samples).axes
+    (passed,) = [bars for bars in axes.containers if bars.get_label() == "PASSED"]
+    shares = {tick.get_text(): bar.get_width() for tick, bar in zip(axes.get_yticklabels(), passed, strict=True)}
+    assert shares["prompt, explain"] == pytest.approx(1 / 4)
+
+
+def test_evalplus_files_are_told_apart_under_the_names_of_their_problems() -> None:
+    recipe = recipe_from_tree({"problems": {"heldout": ["evalplus:a.jsonl", "jsonl:b.jsonl"]}})
+    found = heldout_hashes(recipe, {FILES + "evalplus:a.jsonl": "aa", FILES + "jsonl:b.jsonl": "bb"})
+    assert found["mbppplus"] == found["humanevalplus"] == {"aa"} and found["jsonl"] == {"bb"}

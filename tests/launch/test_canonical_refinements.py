@@ -8,7 +8,7 @@ import pytest
 
 from actors.sandbox_group import SandboxGroup
 from launch.canonical_refinements import canonical_refinements
-from launch.seeding import seeded_trajectories
+from launch.seeding import _mutable, seeded_trajectories
 from launch.sft import _with_passing_canonicals
 from ledex_ray.config import SandboxConfig
 from ledex_ray.problems import AssertTest, Problem
@@ -18,6 +18,11 @@ RIGHT, WRONG = "def add(a, b):\n    return a + b", "def add(a, b):\n    return a
 ADD = Problem("add", "Add.", (AssertTest("assert add(1, 2) == 3"),), "add", canonical_solutions=(WRONG + " - 1", RIGHT))
 BROKEN = replace(ADD, id="broken", canonical_solutions=(WRONG,))
 FEEDBACK = "The call add(1, 2) returned -1, but 3 was expected."
+
+
+@pytest.mark.parametrize("code", ["print 1", "x = \0", "x = " + "-" * 100_000 + "1"], ids=["old", "null", "deep"])
+def test_bugs_are_seeded_where_python_can_read_the_solution(code: str) -> None:
+    assert _mutable(ADD) and not _mutable(replace(ADD, canonical_solutions=(code,)))
 
 
 @pytest.mark.slow

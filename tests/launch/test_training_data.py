@@ -75,6 +75,12 @@ def test_a_refinement_without_explanation_teaches_the_direct_answer_alone(render
     assert [e.kind for e in examples] == ["direct"]
 
 
+def test_examples_that_are_too_long_are_left_out_and_said(renderer: Renderer, caplog: pytest.LogCaptureFixture) -> None:
+    config = SFTConfig(kinds=("direct", "explain"))
+    assert supervised_examples({"p": PROBLEM}, [], [trajectory(refinement(PASSED))], renderer, config, 40) == []
+    assert "2 examples do not fit in model.max_length=40" in caplog.text
+
+
 def test_the_ablation_sees_the_right_code_and_no_repair(renderer: Renderer) -> None:
     config = SFTConfig(kinds=("solve",), canonical=True)
     examples = supervised_examples({"p": PROBLEM}, [], [trajectory(refinement(PASSED))], renderer, config, 1024)
