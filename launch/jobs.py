@@ -206,9 +206,9 @@ def _unpack(column: Iterable[bytes]) -> list[Any]:
 
 
 def executed(result: ScoreResult) -> Verdict:
-    """The verdict of a result whose execution was asked for."""
+    """The verdict of a result whose execution was asked for, as it is stored."""
     assert result.verdict is not None, f"{result.id} was not executed"
-    return result.verdict
+    return result.verdict.kept
 
 
 def provenance(

@@ -6,7 +6,7 @@ A *trajectory* is one wrong solution with its feedback and every (explanation, r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -38,7 +38,7 @@ class TestStatus(StrEnum):
     NOT_RUN = "not_run"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TestResult:
     """One test of one program; texts are shortened, empty where they do not apply."""
 
@@ -52,6 +52,9 @@ class TestResult:
     got: str = ""
     error: str = ""
     line: int = 0  # line in the solution where an exception was raised; 0 when unknown
+
+
+MOST_TOLD = 20  # tests whose texts are stored with a verdict
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,14 @@ class Verdict:
     @property
     def n_tests(self) -> int:
         return len(self.tests)
+
+    @property
+    def kept(self) -> Verdict:
+        """What is stored of it, as a run has hundreds of thousands: the texts of the first tests that did not pass."""
+        told = [test for test in self.tests if test.status is not TestStatus.PASSED][:MOST_TOLD]
+        told_at = {test.index for test in told}
+        short = (t if t.index in told_at else TestResult(t.index, t.public, t.status) for t in self.tests)
+        return replace(self, tests=tuple(short))
 
     @property
     def pass_ratio(self) -> float:

@@ -282,7 +282,7 @@ class Reader:
 def judged_tests(tests: Sequence[Mapping[str, Any]], problem: Problem | None) -> list[JudgedTest]:
     """The tests, those that did not pass first, at most MOST_TESTS.
 
-    A verdict keeps the call of a failed test alone; that of the others is the problem's own.
+    A verdict keeps the texts of the first failed tests alone; the call of the others is the problem's own.
     """
     ordered = sorted(tests, key=lambda t: (t["status"] == "passed", t["status"] == "not_run", t["index"]))
 

@@ -17,6 +17,7 @@ from ledex_ray import tables
 from ledex_ray.episodes import Episode
 from ledex_ray.errors import BadInput
 from ledex_ray.records import (
+    MOST_TOLD,
     Attempt,
     Instruction,
     Provenance,
@@ -201,3 +202,13 @@ def test_field_without_an_arrow_form_is_an_error_of_ours() -> None:
     Odd.__annotations__["value"] = complex
     with pytest.raises(TypeError, match="complex"):
         schema_of(Odd)
+
+
+def test_a_stored_verdict_counts_all_tests_and_tells_of_the_first_failures() -> None:
+    states = [TestStatus.PASSED, TestStatus.FAILED, TestStatus.NOT_RUN] * (MOST_TOLD + 1)
+    tests = tuple(TestResult(i, i == 0, status, "call", "1", "2") for i, status in enumerate(states))
+    kept = Verdict(Status.FAILED, tests, feedback="wrong").kept
+    assert [(t.index, t.public, t.status) for t in kept.tests] == [(t.index, t.public, t.status) for t in tests]
+    assert (kept.n_passed, kept.n_tests, kept.feedback) == (MOST_TOLD + 1, len(tests), "wrong")
+    told = [t for t in kept.tests if t.call or t.expected or t.got]
+    assert told == [t for t in tests if t.status is not TestStatus.PASSED][:MOST_TOLD]
