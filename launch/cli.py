@@ -54,7 +54,7 @@ def packaged_recipes() -> dict[str, Path]:
 def read_recipe(name: str, overrides: list[str] | None) -> Recipe:
     """A recipe by path or packaged name. Raises BadInput naming what there is."""
     packaged = packaged_recipes()
-    path = Path(name) if Path(name).exists() or name not in packaged else packaged[name]
+    path = Path(name) if Path(name).is_file() or name not in packaged else packaged[name]  # folders shadow nothing
     if not path.exists():
         raise BadInput(name, "no such recipe", expected=f"a YAML file or one of {', '.join(packaged)}")
     return load_recipe(path, overrides or ())

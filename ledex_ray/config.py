@@ -139,7 +139,7 @@ class SynthesisConfig(Section):
     canonical_refinements: bool = Field(
         False, description="The canonical solution as a refinement of each wrong one, with an explanation made of both."
     )
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _an_endpoint_serves_a_named_teacher(self) -> SynthesisConfig:
@@ -203,7 +203,7 @@ class SFTConfig(Section):
     validation_fraction: float = Field(0.05, ge=0, lt=0.5)
     patience: int | None = Field(None, ge=1, description="Stop after N evaluations without a lower validation loss.")
     checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints and validations.")
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
 
 class RewardConfig(Section):
@@ -270,7 +270,7 @@ class PPOConfig(Section):
     validation_samples: int = Field(1, ge=1)
     checkpoint_every: int = Field(5, ge=1)
     reload_tolerance: float = Field(0.1, gt=0, description="Largest mean |engine - learner| log-prob gap accepted.")
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _kl_is_an_estimate_with_a_gradient(self) -> PPOConfig:
@@ -317,7 +317,7 @@ class EvaluationConfig(Section):
     )
     bug_refinements: int = Field(1, ge=1, description="Refinements of each fixed bug and mode.")
     bootstrap: int = Field(2000, ge=100)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _what_is_asked_can_be_measured(self) -> EvaluationConfig:

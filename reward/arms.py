@@ -44,14 +44,14 @@ def _import(module_name: str, name: str, where: str) -> Any:
         sys.path.append(here)
     try:
         return importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module raises on import is the user's input at fault
+    except (Exception, SystemExit) as error:  # whatever the user's module raises on import is the user's input at fault
         raise BadInput(where, f"cannot import {module_name} ({type(error).__name__}: {error})", given=name) from error
 
 
 def _try(function: Callable[[Inputs], Any], trial: Inputs, name: str, where: str) -> None:
     try:
         value = function(trial)
-    except Exception as error:  # likewise
+    except (Exception, SystemExit) as error:  # likewise
         raise BadInput(where, f"its trial call raised {type(error).__name__}: {error}", given=name) from error
     parts = value if isinstance(value, tuple) and len(value) == 2 else (value,)
     for i, part in enumerate(parts):
@@ -71,7 +71,7 @@ def _guarded(function: Callable[[Inputs], Any], name: str) -> Callable[[Inputs],
     def refinement(inputs: Inputs) -> Any:
         try:
             return function(inputs)
-        except Exception as error:  # a user's mistake on one answer must not end a run of many hours
+        except (Exception, SystemExit) as error:  # a user's mistake on one answer must not end a run of many hours
             log.warning("reward_function_failed name=%s id=%s error=%r", name, inputs.terms.id, error)
             raise Unscorable(f"arm: raised {type(error).__name__}") from error
 

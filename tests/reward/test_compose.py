@@ -253,6 +253,7 @@ class TestUsersArm:
         (tmp_path / "my_reward.py").write_text(
             "def plain(inputs):\n    return 1.0 if inputs.verdict.passed else -1.0\n"
             "def pair(inputs):\n    return 0.5, -0.5\n"
+            "def leaves(inputs):\n    raise SystemExit(3)\n"
             "def infinite(inputs):\n    return float('inf')\n"
             "def text(inputs):\n    return 'high'\n"
             "def broken(inputs):\n    return inputs.nothing\n"
@@ -289,6 +290,7 @@ class TestUsersArm:
             ("my_reward:value", "has no function"),
             ("no_such_module:f", "cannot import"),
             ("my_reward:infinite", "returned inf"),
+            ("my_reward:leaves", "raised SystemExit"),
             ("my_reward:text", "returned 'high'"),
             ("my_reward:broken", "raised AttributeError"),
         ],
