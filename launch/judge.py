@@ -60,7 +60,7 @@ def judge(
 
     Example: ledex judge --problems humaneval samples.jsonl --out verdicts.jsonl
     """
-    check_flags(samples, canonical, cpu_seconds, memory, out)
+    check_flags(problems, samples, canonical, cpu_seconds, memory, out)
     loaded = [with_limits(problem, cpu_seconds, memory) for problem in ready_problems(problems)]
     bad = BadLines(samples or "")
     source = _canonical(loaded) if canonical else read_samples(samples or "-", loaded, bad)

@@ -20,6 +20,7 @@ from typing import IO, Any, TypeVar
 from launch.console import console
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import Limits, Problem
+from ledex_ray.readers import local_set
 from ledex_ray.readers.tasks import by_task_id, resolve_task_id
 from ledex_ray.records import TestResult, Verdict
 
@@ -40,7 +41,12 @@ class Sample:
 
 
 def check_flags(
-    samples: str | None, canonical: bool, cpu_seconds: float | None, memory: int | None, out: Path | None
+    problems: str,
+    samples: str | None,
+    canonical: bool,
+    cpu_seconds: float | None,
+    memory: int | None,
+    out: Path | None,
 ) -> None:
     if (samples is None) == (not canonical):
         raise BadInput("ledex judge", "give either SAMPLES or --canonical", given=samples)
@@ -54,6 +60,9 @@ def check_flags(
         raise BadInput(str(out), "its folder does not exist")
     if out is not None and out.is_dir():
         raise BadInput("--out", "is a folder", given=str(out), expected="a file, which may exist already")
+    read = [path for path in (Path(samples or "-"), local_set(problems)) if path is not None]
+    if out is not None and out.is_file() and any(path.is_file() and path.samefile(out) for path in read):
+        raise BadInput("--out", "is one of the files that are read", given=str(out), expected="another file")
 
 
 def with_limits(problem: Problem, cpu_seconds: float | None, memory: int | None) -> Problem:

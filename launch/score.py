@@ -58,7 +58,7 @@ def score(
 
     Example: ledex score --problems mbpp@test --arm hardened refinements.jsonl --out rewards.jsonl
     """
-    check_flags(samples, False, cpu_seconds, memory, out)
+    check_flags(problems, samples, False, cpu_seconds, memory, out)
     chosen = resolve_arm(arm, "--arm")
     parsed_weights = _weights(weights)
     loaded = [with_limits(problem, cpu_seconds, memory) for problem in ready_problems(problems)]
