@@ -131,7 +131,7 @@ def _blocks(text: str) -> list[_Block]:
         tag = opening[1].strip().lower()
         if closing is None:
             before = text[blocks[-1].end if blocks else 0 : opening.start()]
-            if not text[start:].strip() or (not tag and _runs(before, 0, len(before))):
+            if not text[start:].strip() or (not tag and _runs(before)):
                 break
         end = closing.start() if closing else text.rfind("```") if text.rstrip().endswith("```") else len(text)
         blocks.append(_Block(start, max(start, end), tag.startswith("py")))
@@ -141,7 +141,7 @@ def _blocks(text: str) -> list[_Block]:
 def _bare_code(text: str, wanted: re.Pattern[str] | None) -> Span | None:
     """The longest unfenced code before the first fence, the function that is wanted before all."""
     fence = _FENCE.search(text)
-    runs = _runs(text, 0, fence.start() if fence else len(text))
+    runs = _runs(text[: fence.start()] if fence else text)
     by_lines = _by_lines(text)
     for span in [*runs, by_lines]:
         if wanted and span and wanted.search(text, *span):
@@ -149,49 +149,39 @@ def _bare_code(text: str, wanted: re.Pattern[str] | None) -> Span | None:
     return max(runs, key=lambda span: span[1] - span[0]) if runs else by_lines
 
 
-def _runs(text: str, start: int, stop: int) -> list[Span]:
+def _runs(text: str) -> list[Span]:
     """The stretches of whole lines that are programs, one behind the other; empty if code is cut short or has none."""
     runs: list[Span] = []
     tried = 0
-    for line in _MAY_START.finditer(text, start, stop):
-        if line.start() < (runs[-1][1] if runs else start):
+    for line in _MAY_START.finditer(text):
+        if runs and line.start() < runs[-1][1]:
             continue
         tried += 1
         if tried > MOST_STARTS:
             break
-        end = _program_end(text, line.start(), stop)
-        if end is not None:
-            runs.append((line.start(), end))
+        program = _program(text[line.start() :])
+        if program:
+            runs.append((line.start(), line.start() + len(program)))
     return runs
 
 
-def _program_end(text: str, start: int, stop: int) -> int | None:
-    """Where the program that begins at `start` ends and prose begins; None if there is none, or it is broken inside."""
-    source = text[start:stop]
-    tree = _tree(source)
-    if tree is None:
-        prose = _unreadable_line(source)
+def _program(source: str) -> str:
+    """The program that a text begins with, up to the first line of prose; "" if it has none, or is broken inside."""
+    try:
+        tree: ast.Module | None = ast.parse(source)
+    except SyntaxError as error:
+        prose = _offset(source, error.lineno or 1)
+        if not source[prose : prose + 1].strip():
+            return ""  # an indented line: code
         source = source[:prose]
         tree = _tree(source)
-    if tree is None:
-        return None
-    words = next((node for node in tree.body if _kind_of(node) is Kind.TEXT and not _is_string(node)), None)
-    if words is not None:
-        source = source[: _offset(source, words.lineno)]
-        tree = _tree(source)
-    return start + len(source.rstrip()) if _kind(tree) is not Kind.TEXT else None
-
-
-def _unreadable_line(source: str) -> int:
-    """Where the first line that Python cannot read begins, if it is not indented; else 0: code that is broken."""
-    try:
-        ast.parse(source)
-    except SyntaxError as error:
-        at = _offset(source, error.lineno or 1)
-        return at if source[at : at + 1].strip() else 0
     except UNREADABLE:
-        return 0
-    return len(source)
+        return ""
+    words = [node for node in tree.body if _kind_of(node) is Kind.TEXT and not _is_string(node)] if tree else []
+    if words:
+        source = source[: _offset(source, words[0].lineno)]
+        tree = _tree(source)
+    return source.rstrip() if _kind(tree) is not Kind.TEXT else ""
 
 
 def _offset(source: str, line: int) -> int:

@@ -163,8 +163,12 @@ def _thing(problem: Problem) -> str:
 
 def _task(problem: Problem) -> str:
     """The problem, its public tests, and what to answer. It always says the name of what the tests call."""
-    tests, thing = _shown_tests(problem), _thing(problem)
-    parts = [_statement(problem, tests), SHOWN.format(tests=tests) if tests else "", SOLVE.format(thing=thing)]
+    tests = _shown_tests(problem)
+    return _asked(_statement(problem, tests), tests, _thing(problem))
+
+
+def _asked(statement: str, tests: str, thing: str = "function") -> str:
+    parts = [statement, SHOWN.format(tests=tests) if tests else "", SOLVE.format(thing=thing)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -192,7 +196,7 @@ def _complaint(feedback: str, instruction: Instruction, thing: str = "function")
 def _solve_shots(count: int) -> Prompt:
     turns: list[Message] = []
     for shot in SHOTS[:count]:
-        turns += [Message("user", _shot_task(shot)), Message("assistant", fenced(shot.code))]
+        turns += [Message("user", _asked(shot.text, shot.test)), Message("assistant", fenced(shot.code))]
     return tuple(turns)
 
 
@@ -203,16 +207,12 @@ def _refine_shots(count: int, instruction: Instruction) -> Prompt:
         if instruction is Instruction.EXPLAIN:
             answer = explained_answer(shot.explanation, shot.code)
         turns += [
-            Message("user", _shot_task(shot)),
+            Message("user", _asked(shot.text, shot.test)),
             Message("assistant", fenced(shot.wrong)),
             Message("user", _complaint(shot.feedback, instruction)),
             Message("assistant", answer),
         ]
     return tuple(turns)
-
-
-def _shot_task(shot: Shot) -> str:
-    return "\n\n".join((shot.text, SHOWN.format(tests=shot.test), SOLVE.format(thing="function")))
 
 
 WORDING = (COMPLETE, BEGINS, NAMED, SHOWN, SOLVE, WRONG, WRONG_SILENT, NO_CODE, REFINE, SHOTS)

@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ledex_ray.config import Recipe, flatten
+from ledex_ray.config import Recipe
+from ledex_ray.dotted import flatten
 from ledex_ray.errors import BadInput
 
 

@@ -34,6 +34,7 @@ from codebleu.dataflow_match import normalize_dataflow
 from codebleu.parser import DFG_python, index_to_code_token, remove_comments_and_docstrings, tree_to_token_index
 from tree_sitter import Language, Node, Parser
 
+from ledex_ray.syntax import UNREADABLE
 from reward.name_hash import name_hash
 from reward.terms import PACKAGE_WEIGHTS, CodeBleuScore, Weights
 
@@ -137,7 +138,7 @@ def read_side(text: str, *, repaired: bool = False) -> Side:
     if repaired:
         try:
             text = ast.unparse(ast.parse(text))
-        except (SyntaxError, ValueError, RecursionError, MemoryError):  # not Python: scored as the words that it is
+        except UNREADABLE:  # not Python: scored as the words that it is
             parses = False
     text = text.strip()
     tokens = text.split()

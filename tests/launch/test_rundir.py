@@ -8,7 +8,8 @@ import pytest
 
 from launch.parts import Parts, PartWriter
 from launch.rundir import RunDirectory, read_parts, write_part
-from ledex_ray.config import Recipe, flatten
+from ledex_ray.config import Recipe
+from ledex_ray.dotted import flatten
 from ledex_ray.errors import BadInput
 from ledex_ray.evaluation import Bug
 from ledex_ray.recipes import WHERE_AND_HOW_FAST, load_recipe, recipe_from_tree
