@@ -16,7 +16,7 @@ from launch import jobs
 from launch.jobs import Item, Unanswered, item_seed, require_answers
 from ledex_ray.answers import Answer
 from ledex_ray.problems import CallTest, Problem
-from ledex_ray.records import Status, Verdict
+from ledex_ray.records import MOST_TOLD, Status, TestResult, TestStatus, Verdict
 from reward.terms import TextTerms
 
 
@@ -69,3 +69,13 @@ def test_what_clients_in_worker_processes_say_comes_back_with_their_rows_once(
     assert [record.name for record in caplog.records] == ["actors.watchdog", "ledex", "actors.ray_pool"]
     assert "stuck item=i1 actor=rollout-7 since=600s\n  the stack" in caplog.text
     assert "given up by the engines: i1 (rollout-7: silent)" in caplog.text
+
+
+def test_a_stored_verdict_holds_the_texts_of_the_first_failed_tests_alone() -> None:
+    tests = tuple(
+        TestResult(n, False, TestStatus.FAILED if n % 2 else TestStatus.PASSED, "f(1)", "2", "3")
+        for n in range(4 * MOST_TOLD)
+    )
+    verdict = jobs.executed(ScoreResult("i", TextTerms("i", Answer()), Verdict(Status.FAILED, tests)))
+    assert [t.index for t in verdict.tests if t.got] == [2 * n + 1 for n in range(MOST_TOLD)]
+    assert [(t.index, t.status) for t in verdict.tests] == [(t.index, t.status) for t in tests]

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.micro_batches import even_chunks
-from actors.ppo_batch import RunningDeviation, usable
+from actors.micro_batches import Sequences, even_chunks
+from actors.ppo_batch import PPOState, RunningDeviation, Scored, estimate, staleness, usable
 from ledex_ray.advantages import comparable, gae, grpo, informative, rewards_to_go, rloo, whiten
 from ledex_ray.config import PPOConfig
 from ledex_ray.episodes import Episode
@@ -173,3 +173,25 @@ def test_returns_that_differ_are_divided_by_their_deviation() -> None:
     for batch in ([1.0, 5.0], [-4.0, 2.0, 8.0]):
         deviation.add(torch.tensor(batch))
     assert deviation.value == pytest.approx(np.std([0, 0, 0, 1, 5, -4, 2, 8]))
+
+
+def test_staleness_counts_from_the_update_to_each_generated_tokens_version() -> None:
+    swapped = answer("swapped in the middle", 1.0, weight_versions=np.array([-1, 3, 5], np.int32))
+    replayed = answer("of a replayed batch", 1.0, weight_versions=np.array([-1, 4, 4], np.int32))
+    assert staleness([swapped, replayed], 5) == {"staleness_mean": 1.0, "staleness_max": 2.0}
+    assert staleness([replayed], 4) == {"staleness_mean": 0.0, "staleness_max": 0.0}
+
+
+@pytest.mark.parametrize("settings_", [{}, {"algorithm": "grpo"}, {"algorithm": "reinforce++"}])
+def test_advantage_metrics_are_of_one_scale_before_whitening(settings_: dict[str, Any]) -> None:
+    config = PPOConfig(**settings_, kl_placement="loss", kl_estimator="k3")
+    batch = [answer("a", 900.0), answer("b", -100.0)]
+    logprobs, values = [torch.zeros(2)] * 2, [torch.zeros(2)] * 2 if config.algorithm == "ppo" else None
+    sequences = Sequences([e.token_ids for e in batch], [e.loss_mask for e in batch])
+    scored = Scored(batch, sequences, logprobs, logprobs, logprobs, None, values)
+    advantages, _, metrics = estimate(config, PPOState(0.0), scored, separated=False)
+    low, mean, high = (metrics[f"advantage_{name}"] for name in ("min", "mean", "max"))
+    assert low < mean < high and 0 < metrics["advantage_std"] <= (high - low) / 2 + 1e-3
+    if config.algorithm != "grpo":
+        assert low == pytest.approx(-100, rel=0.06) and high == 900  # the rewards themselves, before whitening
+        assert torch.cat(advantages).abs().max() < 2
