@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
@@ -11,9 +11,12 @@ from ledex_ray.dotted import flatten
 
 
 class Section(BaseModel):
-    """Base of every part of a recipe: frozen, and no key that nobody reads."""
+    """Base of every part of a recipe: frozen, no key that nobody reads, finite numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ModelConfig(Section):
@@ -36,7 +39,7 @@ class ModelConfig(Section):
 class ProblemsConfig(Section):
     """Which problems each stage reads, as SPEC strings (docs/files.md)."""
 
-    train: str | tuple[str, ...] = Field(
+    train: str | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         "bundled@train", description="What synthesis and training read, one set or a list; no test or held-out problem."
     )
     validation: str = Field("bundled@validation", description="What PPO chooses its best checkpoint by.")
@@ -182,7 +185,7 @@ class OptimizerConfig(Section):
     """AdamW with warm-up."""
 
     lr: float = Field(2e-5, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     warmup_steps: int = Field(0, ge=0)
@@ -198,7 +201,7 @@ class SFTConfig(Section):
     batch_size: int = Field(128, ge=1, description="Examples a step, over all ranks.")
     max_tokens: int | None = Field(None, ge=1000, description="Stop after this many training tokens in all.")
     max_examples_per_problem: int = Field(8, ge=1, description="Cap of each kind of example a problem gives.")
-    kinds: tuple[Literal["solve", "direct", "explain"], ...] = ("solve", "direct", "explain")
+    kinds: tuple[Literal["solve", "direct", "explain"], ...] = Field(("solve", "direct", "explain"), min_length=1)
     canonical: bool = Field(False, description="Also use the problem's canonical solutions as correct ones.")
     validation_fraction: float = Field(0.05, ge=0, lt=0.5)
     patience: int | None = Field(None, ge=1, description="Stop after N evaluations without a lower validation loss.")
@@ -236,7 +239,7 @@ class PPOConfig(Section):
         None, ge=1, description="Train on so many (wrong solution, instruction) pairs, drawn once; default: on all."
     )
     sampling: SamplingConfig = SamplingConfig(n=4, temperature=1.0)
-    instructions: tuple[Literal["direct", "explain"], ...] = ("direct", "explain")
+    instructions: tuple[Literal["direct", "explain"], ...] = Field(("direct", "explain"), min_length=1)
     turns: int = Field(1, ge=1, description="Answers an episode may have, each after what public tests said.")
     minibatch_episodes: int = Field(64, ge=1, description="Episodes an optimizer step, over all ranks.")
     epochs: int = Field(1, ge=1, description="Passes over each batch.")
@@ -295,7 +298,7 @@ class EvaluationConfig(Section):
     """What is measured on held-out problems (method.md, sections 6 and 8)."""
 
     sampling: SamplingConfig = SamplingConfig(n=10, temperature=0.8)
-    k: tuple[PositiveInt, ...] = (1, 10)
+    k: tuple[PositiveInt, ...] = Field((1, 10), min_length=1)
     shots: int = Field(
         0, ge=0, le=3, description="Worked examples for models that were not trained here, as a base model needs them."
     )
@@ -341,17 +344,15 @@ class TrackingConfig(Section):
     tensorboard: bool = Field(False, description="Curves for TensorBoard as well, in the run's folder tensorboard/.")
 
 
+Stage = Literal["synthesize", "sft", "ppo", "evaluate", "report"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
 class Recipe(Section):
     """Everything a run does. `recipe_hash` of two runs is equal iff they are the same experiment."""
 
     run: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run directory.")
-    stages: tuple[Literal["synthesize", "sft", "ppo", "evaluate", "report"], ...] = (
-        "synthesize",
-        "sft",
-        "ppo",
-        "evaluate",
-        "report",
-    )
+    stages: tuple[Stage, ...] = Field(STAGES, min_length=1)
     model: ModelConfig = ModelConfig()
     problems: ProblemsConfig = ProblemsConfig()
     sandbox: SandboxConfig = SandboxConfig()
@@ -367,6 +368,29 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _keys_stay_in_the_environment(self) -> Recipe:
         check_no_credentials(flatten(self.model_dump(mode="json")))
+        return self
+
+    @model_validator(mode="after")
+    def _each_stage_comes_once_and_in_order(self) -> Recipe:
+        if list(self.stages) != [stage for stage in STAGES if stage in self.stages]:
+            raise ValueError(f"stages must be some of {', '.join(STAGES)}, in this order")
+        if "evaluate" in self.stages and not self.problems.heldout:
+            raise ValueError("problems.heldout must name a set for the stage evaluate")
+        return self
+
+    @model_validator(mode="after")
+    def _an_answer_leaves_room_for_its_prompt(self) -> Recipe:
+        for key, sampling in {
+            "synthesis.solve": self.synthesis.solve,
+            "synthesis.refine": self.synthesis.refine,
+            "ppo.sampling": self.ppo.sampling,
+            "evaluation.sampling": self.evaluation.sampling,
+        }.items():
+            if sampling.max_tokens >= self.model.max_length:
+                raise ValueError(
+                    f"{key}.max_tokens={sampling.max_tokens} must be below model.max_length={self.model.max_length}, "
+                    "which prompt and answer share"
+                )
         return self
 
     @model_validator(mode="after")

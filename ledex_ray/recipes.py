@@ -6,12 +6,14 @@ Every error names the key, what was given, what is allowed and, for an unknown k
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -19,6 +21,9 @@ from pydantic import BaseModel, ValidationError
 from ledex_ray.config import Recipe
 from ledex_ray.dotted import flatten
 from ledex_ray.errors import BadInput
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
@@ -36,9 +41,14 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
     if not isinstance(tree, dict):
         raise BadInput(str(path), "holds no mapping", given=tree, expected="keys such as 'model' and 'sft'")
     tree.setdefault("run", path.stem)
+    changed = copy.deepcopy(tree)
     for override in overrides:
-        _apply(tree, override)
-    return recipe_from_tree(tree, where=str(path))
+        _apply(changed, override)
+    try:
+        return recipe_from_tree(changed, where="override")
+    except BadInput:
+        recipe_from_tree(tree, where=str(path))  # the file's own mistakes are told as such
+        raise
 
 
 def recipe_from_tree(tree: Mapping[str, Any], where: str = "recipe") -> Recipe:
@@ -46,14 +56,15 @@ def recipe_from_tree(tree: Mapping[str, Any], where: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "recipe"
+        first, *others = error.errors()
+        key = _key(first["loc"])
+        if first["type"] == "value_error":
+            problem = first["msg"].removeprefix("Value error, ")
+            raise BadInput(where, f"key '{key}': {problem}" if key else problem) from error
         if first["type"] == "extra_forbidden":
             raise BadInput(where, f"unknown key '{key}'{_nearest(first['loc'])}") from error
-        message = first["msg"].removeprefix("Value error, ")
-        raise BadInput(
-            where, f"key '{key}'", given=first["input"] if first["loc"] else None, expected=message
-        ) from error
+        alternatives = dict.fromkeys(_expected(e) for e in (first, *others) if _key(e["loc"]) == key)
+        raise BadInput(where, f"key '{key}'", given=first["input"], expected=" or ".join(alternatives)) from error
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -92,6 +103,31 @@ def differing_keys(a: Recipe, b: Recipe) -> list[str]:
         for key in sorted(left.keys() | right.keys())
         if left.get(key) != right.get(key)
     ]
+
+
+SHAPES = {
+    "string_type": "text",
+    "tuple_type": "a list",
+    "dict_type": "a section of keys",
+    "model_type": "a section of keys",
+    "missing": "a value more",
+    "too_short": "a list that is not empty",
+    "too_long": "fewer values",
+    "finite_number": "a finite number",
+}
+
+
+def _expected(error: ErrorDetails) -> str:
+    return SHAPES.get(error["type"]) or error["msg"].replace("Input should be ", "").replace(
+        "String should match", "text that matches"
+    )
+
+
+def _key(loc: tuple[int | str, ...]) -> str:
+    """Dotted, without what pydantic adds: which type of a union it tried, and that a key is meant."""
+    return ".".join(
+        part for part in map(str, loc) if not re.fullmatch(r"str|(tuple|literal)?\[.*|constrained-.*", part)
+    )
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

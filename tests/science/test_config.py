@@ -36,6 +36,15 @@ def _file(folder: Path, text: str) -> Path:
         ("{rollout: {gpus: 0.5, actors: 2}, learner: {gpus: 0.5}}", ["share of a GPU", "rollout.actors must be 1"]),
         ("{rollout: {gpus: 0.5}, learner: {gpus: 0.5, ranks: 2}}", ["share of a GPU", "learner.ranks must be 1"]),
         ("synthesis: {teacher: t, endpoint: {url: 'https://h/v1?key=secret'}}", ["synthesis.endpoint.url", "'?'"]),
+        ("sft: {kinds: []}", ["sft.kinds", "[]", "a list that is not empty"]),
+        ("problems: {train: 3}", ["'problems.train'", "3", "text or a list"]),
+        ("learner: {lora: 3}", ["'learner.lora'", "a section of keys"]),
+        ("ppo: {optimizer: {lr: .inf}}", ["ppo.optimizer.lr", "inf", "a finite number"]),
+        ("ppo: {optimizer: {betas: [0.9, 1]}}", ["ppo.optimizer.betas.1", "less than 1"]),
+        ("stages: [ppo, sft]", ["stages", "in this order"]),
+        ("stages: [sft, sft]", ["stages", "in this order"]),
+        ("problems: {heldout: []}", ["problems.heldout", "evaluate"]),
+        ("ppo: {sampling: {max_tokens: 1024}}", ["ppo.sampling.max_tokens=1024", "below model.max_length=1024"]),
         ("- a list", ["mine.yaml", "mapping"]),
         ("a: [unclosed", ["mine.yaml", "YAML"]),
         ("run: 2024-13-45", ["mine.yaml", "YAML", "month must be in 1..12"]),
@@ -66,6 +75,14 @@ def test_overrides_reach_nested_keys_and_scientific_numbers(tmp_path: Path) -> N
 def test_a_wrong_override_is_refused(tmp_path: Path, override: str) -> None:
     with pytest.raises(BadInput, match="override"):
         load_recipe(_file(tmp_path, "run: a"), [override])
+
+
+def test_a_wrong_override_is_told_from_a_wrong_file(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"^override: key 'sft.epochs', got 0; expected greater than"):
+        load_recipe(_file(tmp_path, "sft: {epochs: 2}"), ["sft.epochs=0"])
+    with pytest.raises(BadInput, match=r"mine.yaml: key 'sft.epochs', got 0"):
+        load_recipe(_file(tmp_path, "sft: {epochs: 0}"), ["ppo.epochs=2"])
+    assert load_recipe(_file(tmp_path, "sft: {epochs: 0}"), ["sft.epochs=1"]).sft.epochs == 1
 
 
 def test_the_file_gives_the_run_its_name(tmp_path: Path) -> None:
