@@ -42,12 +42,6 @@ def candidates(run: RunDirectory, fleet: Fleet) -> list[Candidate]:
     found = [Candidate("prompt", "prompt", fleet.model_path, 0)]
     for version, (stage, label) in enumerate(TRAINED.items(), start=1):
         if stage in run.recipe.stages:
-            if not run.done(stage):
-                raise BadInput(
-                    f"run {run.recipe.run}",
-                    f"has no finished {stage} stage to evaluate",
-                    expected=f"`ledex {stage} RECIPE` first, or `ledex run RECIPE`",
-                )
             found.append(Candidate(label, label, run.place(stage, "model"), 1_000_000 + version))
     others = run.recipe.evaluation.models.items()
     return found + [Candidate(label, "prompt", fleet.model_path, 0, other=name) for label, name in others]

@@ -12,19 +12,19 @@ from actors.places import Place, remove_tree
 from launch.console import log
 from launch.costs import stage_gpus
 from launch.rundir import RunDirectory
+from launch.stages import FOLDERS, check_order
 from launch.tracking import Tracker
 from ledex_ray.config import Recipe
+from ledex_ray.errors import BadInput
 
 if TYPE_CHECKING:
     from launch.fleet import Fleet
-
-FOLDERS = {"synthesize": "synthesis", "sft": "sft", "ppo": "ppo", "evaluate": "evaluation/heldout", "report": "report"}
 
 
 def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> RunDirectory:
     """Runs the recipe's stages, or `only` one of them, and returns the run, closed.
 
-    Raises BadInput where a stage needs another one's output first.
+    Raises BadInput where a stage needs another one's output first or cannot work; nothing of a new run is left then.
     """
     run = RunDirectory.open(recipe, fresh)
     try:
@@ -37,7 +37,12 @@ def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> 
                 log.info("%s: already finished", stage)
                 discard_checkpoints(run, stage)
         if left:
-            _check_inputs(run, left)
+            try:
+                check_order(run, left)
+                _check_inputs(run, left)
+            except BadInput:
+                run.remove_unbegun()
+                raise
             _run_stages(run, left)
         return run
     finally:
@@ -47,10 +52,12 @@ def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> 
 def report_run(where: Place, recipe: Recipe) -> RunDirectory:
     """Writes the report of the run that lies here, from its files alone, and returns the run, closed.
 
-    Raises BadInput where there is none, or it is of another recipe.
+    Raises BadInput where there is none that has begun, or it is of another recipe.
     """
     run = RunDirectory.reopen(where, recipe)
     try:
+        if not run.has_begun:
+            raise BadInput(str(where), "there is nothing to report: no stage of this run has begun")
         _report(run)
         return run
     finally:

@@ -16,7 +16,8 @@ from launch.fleet import Fleet
 from launch.problem_sets import pin_problem_sets, validation_problems
 from launch.rundir import RunDirectory, write_atomically
 from launch.seeding import seeded_trajectories
-from launch.synthesize import load_trajectories, require_synthesis
+from launch.stages import check_order
+from launch.synthesize import load_trajectories
 from launch.tracking import Tracker
 from launch.training_set import training_set
 from ledex_ray.config import Recipe
@@ -38,23 +39,16 @@ class Session:
 
 
 def open_session(recipe: Recipe, runs: str = "") -> Session:
-    """A session of its own for a training under Tune."""
+    """A session of its own for a training under Tune. Raises BadInput where the run lacks what PPO goes on from."""
     run = RunDirectory.open(recipe, folder=place(runs) if runs else None)
+    check_order(run, [STAGE])
     pin_problem_sets(run.recipe, run.pins)
     return Session(run, Fleet(recipe, stages=(), pins=run.pins), Tracker(run))  # the trial holds its places already
 
 
 def start_model(run: RunDirectory, fleet: Fleet) -> Place:
     """The model that PPO starts from, which is also the reference: the SFT stage's, or the untrained one."""
-    if "sft" in run.recipe.stages:
-        if not run.done("sft"):
-            raise BadInput(
-                f"run {run.recipe.run}",
-                "has no finished sft stage for PPO to start from",
-                expected="`ledex sft RECIPE` first, or `ledex run RECIPE`",
-            )
-        return run.place("sft", "model")
-    return fleet.model_path
+    return run.place("sft", "model") if "sft" in run.recipe.stages else fleet.model_path
 
 
 def keep_tokenizer(run: RunDirectory, fleet: Fleet) -> None:
@@ -66,7 +60,6 @@ def keep_tokenizer(run: RunDirectory, fleet: Fleet) -> None:
 
 def training_assignments(run: RunDirectory, fleet: Fleet, collector: Collector) -> Assignments:
     """The run's wrong solutions under each instruction. Raises BadInput where there are none."""
-    require_synthesis(run)
     trajectories = load_trajectories(run)
     recipe = run.recipe
     assignments = Assignments(

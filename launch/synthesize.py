@@ -21,7 +21,6 @@ from launch.teaching import taught, teacher_cost
 from launch.training_set import training_set
 from ledex_ray.chat import Renderer
 from ledex_ray.config import Recipe, SamplingConfig
-from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
 from ledex_ray.prompts import PROMPT_VERSION, refine_prompt, solve_prompt
 from ledex_ray.records import SAMPLED, Attempt, Instruction, Refinement, Status, Trajectory
@@ -45,16 +44,6 @@ def synthesize(run: RunDirectory, fleet: Fleet) -> None:
     rows = table_1(attempts, refinements, {p.id: p.benchmark for p in problems.values()})
     log.info("synthesis: %s", ", ".join(f"{k} {v}" for k, v in summary.items()))
     run.finish(STAGE, summary | teacher_cost(refinements, recipe) | {"table": rows})
-
-
-def require_synthesis(run: RunDirectory) -> None:
-    """Raises BadInput where training would start from half of its data."""
-    if not run.done(STAGE):
-        raise BadInput(
-            f"run {run.recipe.run}",
-            "has no finished synthesis to train on",
-            expected="`ledex synthesize RECIPE` first, or `ledex run RECIPE`",
-        )
 
 
 def load_attempts(run: RunDirectory) -> list[Attempt]:

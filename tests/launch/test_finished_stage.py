@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from launch.pipeline import FOLDERS, run_recipe
+from launch.pipeline import report_run, run_recipe
 from launch.rundir import RunDirectory
+from launch.stages import FOLDERS, check_order
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
@@ -39,7 +40,7 @@ def test_the_checkpoints_of_finished_stages_go_and_their_models_stay(runs_dir: P
 
 def test_the_checkpoints_of_a_stage_that_has_not_finished_stay(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_from_tree({"stages": ["sft", "ppo"], "reward": {"encoder": "/nowhere"}})
-    root = trained(recipe, "sft")
+    root = trained(recipe, "synthesize", "sft")
     with pytest.raises(BadInput, match="no such directory"):  # PPO's inputs are looked at, and it does not begin
         run_recipe(recipe)
     assert [(root / stage / "checkpoints").exists() for stage in ("sft", "ppo")] == [False, True]
@@ -61,6 +62,7 @@ def test_each_problem_set_is_read_once_before_the_stages_begin(runs_dir: Path, m
 
     monkeypatch.setattr("reward.judge.ready_problems", counted)
     recipe = recipe_from_tree({"stages": ["ppo", "evaluate"], "evaluation": {"models": {"none": "/nowhere"}}})
+    trained(recipe, "synthesize")
     with pytest.raises(BadInput, match="/nowhere"):  # found after the problem sets
         run_recipe(recipe)
     assert sorted(read) == ["bundled@heldout", "bundled@train", "bundled@validation"]
@@ -84,3 +86,51 @@ def test_more_iterations_are_another_recipe_so_that_nothing_goes_on_from_a_finis
     trained(Recipe(), *Recipe().stages)
     with pytest.raises(BadInput, match=r"ppo\.iterations: 100 -> 200"):
         run_recipe(recipe_from_tree({"ppo": {"iterations": 200}}))
+
+
+@pytest.mark.parametrize(
+    ("stages", "finished", "missing"),
+    [
+        (["sft", "ppo"], [], "stage synthesize for sft"),
+        (["synthesize", "sft", "ppo"], [], ""),
+        (["ppo"], ["synthesize"], ""),  # from the untrained model
+        (["sft", "ppo"], ["sft"], "stage synthesize for ppo"),
+        (["sft", "evaluate"], ["synthesize"], ""),
+        (["evaluate"], [], ""),
+    ],
+)
+def test_a_stage_that_another_goes_on_from_must_come_before_it(
+    runs_dir: Path, stages: list[str], finished: list[str], missing: str
+) -> None:
+    recipe = recipe_from_tree({"stages": stages})
+    run = RunDirectory.open(recipe)
+    for stage in finished:
+        run.finish(FOLDERS[stage], {})
+    left = [stage for stage in stages if stage not in finished]
+    if missing:
+        with pytest.raises(BadInput, match=missing):
+            check_order(run, left)
+    else:
+        check_order(run, left)
+    run.close()
+
+
+def test_one_stage_alone_needs_what_the_recipe_has_before_it(runs_dir: Path) -> None:
+    trained(Recipe(), "synthesize")
+    with pytest.raises(BadInput, match="no finished stage sft for ppo"):
+        run_recipe(Recipe(), only="ppo")
+    assert (runs_dir / "run" / "recipe.yaml").exists()
+
+
+def test_a_refused_run_leaves_nothing_and_has_no_report(runs_dir: Path) -> None:
+    refused = recipe_from_tree({"stages": ["ppo"]})
+    with pytest.raises(BadInput, match="synthesize"):
+        run_recipe(refused)
+    assert list(runs_dir.iterdir()) == []
+    RunDirectory.open(refused).close()
+    (runs_dir / "run" / "mine.txt").write_text("kept")
+    with pytest.raises(BadInput, match="no stage of this run has begun"):
+        report_run(runs_dir / "run", refused)
+    with pytest.raises(BadInput, match="synthesize"):
+        run_recipe(refused)
+    assert [path.name for path in (runs_dir / "run").iterdir()] == ["mine.txt"]
