@@ -34,14 +34,14 @@ def configure_logging(verbose: bool = False) -> None:
 
 
 class Task:
-    """One running piece of work: how far it is, and a word on how it goes."""
+    """One running piece of work: how far it is, and a word on how it goes. A total of 0: nobody knows it."""
 
     def __init__(self, title: str, total: int, done: int, progress: Progress | None, quiet_seconds: float) -> None:
-        self.title, self.total, self.done = title, max(total, 1), done
+        self.title, self.total, self.done = title, total, done
         self._progress, self._quiet_seconds = progress, quiet_seconds
         self._first = done  # what was done before, perhaps by another run, took a time that nobody knows
         self._start = self._last = time.monotonic()
-        self._bar = progress.add_task(title, total=self.total, completed=done, note="") if progress else None
+        self._bar = progress.add_task(title, total=total or None, completed=done, note="") if progress else None
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Moves on by so many steps; `note` says how it goes (a loss, a pass rate)."""
@@ -58,10 +58,14 @@ class Task:
         now = time.monotonic()
         if back:
             self._first, self._start = done, now
-        if now - self._last < self._quiet_seconds and self.done < self.total:
+        finished = 0 < self.total <= self.done
+        if now - self._last < self._quiet_seconds and not finished:
             return
         self._last = now
         elapsed = now - self._start
+        if not self.total:
+            log.info("%s: %d, %.0f s  %s", self.title, self.done, elapsed, note)
+            return
         # Work comes in blocks: the first of them says little about the rest.
         timed = self.done - self._first
         known = timed >= max(2, (self.total - self._first) // 20)
@@ -71,9 +75,13 @@ class Task:
 
 @contextmanager
 def task(title: str, total: int, *, done: int = 0, quiet_seconds: float = 10.0) -> Iterator[Task]:
-    """A piece of work with so many steps, some perhaps `done`; on a terminal a bar, elsewhere a line now and then."""
+    """A piece of work with so many steps, some perhaps `done`: on a terminal a bar, elsewhere a line now and then.
+
+    With `total` 0 nobody knows how many.
+    """
     if not console.is_terminal:
-        log.info("%s: %d to do", title, total)
+        if total:
+            log.info("%s: %d to do", title, total)
         yield Task(title, total, done, None, quiet_seconds)
         return
     columns = (

@@ -26,6 +26,7 @@ from launch.samples import (
     BadLines,
     Sample,
     check_flags,
+    count_lines,
     on_cluster,
     output,
     read_samples,
@@ -51,7 +52,7 @@ def judge(
     ] = None,
     canonical: Annotated[bool, typer.Option("--canonical", help="Judge the problems' own solutions.")] = False,
     out: Annotated[Path | None, typer.Option(help="Where verdicts go; standard output if not given.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Sandboxes at once; 0 means one a core.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, max=1024, help="Sandboxes at once; 0 means one a core.")] = 0,
     cpu_seconds: Annotated[float | None, typer.Option(help="CPU limit of a program, over the problem's own.")] = None,
     memory: Annotated[int | None, typer.Option(metavar="MB", help="Memory limit of a program, likewise.")] = None,
     address: Annotated[str | None, typer.Option(metavar="RAY", help="Judge on this Ray cluster's sandboxes.")] = None,
@@ -64,7 +65,7 @@ def judge(
     loaded = [with_limits(problem, cpu_seconds, memory) for problem in ready_problems(problems)]
     bad = BadLines(samples or "")
     source = _canonical(loaded) if canonical else read_samples(samples or "-", loaded, bad)
-    n = sum(len(p.canonical_solutions) for p in loaded) if canonical else _n_lines(samples or "-")
+    n = sum(len(p.canonical_solutions) for p in loaded) if canonical else count_lines(samples or "-")
     try:
         tally = _judge_all(source, n, problems, out, workers, address)
     except (TooWeak, StartFailed) as error:
@@ -74,14 +75,6 @@ def judge(
         bad.report()
     tally.report()
     raise SystemExit(BAD_INPUT if bad.count else FAILED if tally.statuses[Status.INFRA] else DONE)
-
-
-def _n_lines(source: str) -> int:
-    """How many lines a file has, for the progress bar; 0 for standard input."""
-    if source == "-":
-        return 0
-    with open(source, "rb") as file:
-        return sum(1 for _ in file)
 
 
 def _canonical(problems: Iterable[Problem]) -> Iterator[Sample]:

@@ -5,6 +5,7 @@ Formats: docs/files.md. Bad lines are named on standard error and skipped.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import json
@@ -54,8 +55,12 @@ def check_flags(
         raise BadInput("--cpu-seconds", "out of range", given=cpu_seconds, expected="seconds, above 0")
     if memory is not None and not 64 <= memory <= 1 << 20:
         raise BadInput("--memory", "out of range", given=memory, expected="megabytes, 64 or more")
-    if samples not in (None, "-") and not Path(samples).is_file():
-        raise BadInput(samples, "no such file", expected="a JSONL file, or - for standard input")
+    if samples not in (None, "-"):
+        wanted = "a JSONL file, or - for standard input"
+        if Path(samples).is_dir():
+            raise BadInput(samples, "is a folder", expected=wanted)
+        if not Path(samples).exists():  # it may be a pipe
+            raise BadInput(samples, "no such file", expected=wanted)
     if out is not None and not out.parent.is_dir():
         raise BadInput(str(out), "its folder does not exist")
     if out is not None and out.is_dir():
@@ -96,6 +101,14 @@ def read_samples(source: str, problems: Iterable[Problem], bad: BadLines) -> Ite
     return (sample for sample, _ in read_lines(source, problems, bad, lambda line, problem, program: None))
 
 
+def count_lines(source: str) -> int:
+    """How many lines a file has, for the progress bar; 0 for standard input and pipes, which are read once."""
+    if source == "-" or not Path(source).is_file():
+        return 0
+    with open(source, "rb") as file:
+        return sum(1 for _ in file)
+
+
 def read_lines(
     source: str, problems: Iterable[Problem], bad: BadLines, rest: Callable[[bytes, Problem, str], T]
 ) -> Iterator[tuple[Sample, T]]:
@@ -105,6 +118,7 @@ def read_lines(
     with contextlib.ExitStack() as stack:
         lines: IO[bytes] = sys.stdin.buffer if source == "-" else stack.enter_context(open(source, "rb"))
         for number, line in enumerate(lines, start=1):
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if not line.strip():
                 continue
             try:

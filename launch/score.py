@@ -25,6 +25,7 @@ from launch.samples import (
     BadLines,
     Sample,
     check_flags,
+    count_lines,
     on_cluster,
     output,
     read_lines,
@@ -49,7 +50,7 @@ def score(
     weights: Annotated[str, typer.Option(help="CodeBLEU's four weights.")] = ",".join(map(str, PACKAGE_WEIGHTS)),
     encoder: Annotated[str, typer.Option(help="Sentence encoder: minilm, a hub id or a path.")] = "minilm",
     allow_weak: Annotated[bool, typer.Option("--allow-weak", help="Reward verdicts that could be forged.")] = False,
-    workers: Annotated[int, typer.Option(min=0, help="Sandboxes at once; 0 means one a core.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, max=1024, help="Sandboxes at once; 0 means one a core.")] = 0,
     cpu_seconds: Annotated[float | None, typer.Option(help="CPU limit of a program, over the problem's own.")] = None,
     memory: Annotated[int | None, typer.Option(metavar="MB", help="Memory limit of a program, likewise.")] = None,
     address: Annotated[str | None, typer.Option(metavar="RAY", help="Judge on this Ray cluster's sandboxes.")] = None,
@@ -75,7 +76,7 @@ def score(
         judging=(lambda pairs: on_cluster(iter(pairs), address, workers)) if address else None,
     )
     try:
-        tally = _write_all(scored, taken, chosen, out, f"{arm} on {problems}")
+        tally = _write_all(scored, taken, chosen, out, count_lines(samples), f"{arm} on {problems}")
     except (TooWeak, StartFailed) as error:
         console.print(f"ledex score: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(FAILED) from None
@@ -181,9 +182,9 @@ def _remembering(rows: Iterator[tuple[Sample, Candidate]], taken: list[Sample]) 
         yield candidate
 
 
-def _write_all(scored: Iterator[Scored], taken: list[Sample], arm: Arm, out: Path | None, title: str) -> _Tally:
+def _write_all(scored: Iterator[Scored], taken: list[Sample], arm: Arm, out: Path | None, n: int, title: str) -> _Tally:
     tally = _Tally(title)
-    with output(out) as file, task(f"scoring {title}", 0) as progress:
+    with output(out) as file, task(f"scoring {title}", n) as progress:
         for item in scored:
             file.write(json.dumps(_line(taken.pop(0), item, arm)) + "\n")
             tally.add(item)

@@ -27,7 +27,7 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")  # some editors mark the beginning
     except FileNotFoundError:
         raise BadInput(str(path), "no such file") from None
     except IsADirectoryError:
@@ -53,6 +53,11 @@ def parse_row(line: str, where: str) -> Row:
         raise BadInput(where, f"is not JSON ({error})", given=line, expected="one JSON object a line") from error
     if not isinstance(row, dict):
         raise BadInput(where, "is not a JSON object", given=row, expected="one JSON object a line")
+    if "\\ud" in line.lower():  # escapes by halves, which need not be pairs
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise BadInput(where, "holds half a character", given=error.object[error.start], expected="text") from error
     return row
 
 

@@ -1,12 +1,14 @@
 """The project's own problem format: one JSON object a line, as docs/files.md has it.
 
-Every refusal names file and line, field, value and what was expected. Keys that the format does not know are ignored.
+Every refusal names file and line, field, value and what was expected. Keys that the format does not know are the user's
+own, and ignored, unless they look like a slip of the pen.
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +19,11 @@ from ledex_ray.problems import AssertTest, CallTest, CheckTest, Compare, Limits,
 from ledex_ray.readers.files import Row, json_lines, text_field
 from ledex_ray.syntax import UNREADABLE
 
+FIELDS = frozenset(
+    {"id", "text", "tests", "entry_point", "public", "canonical_solutions", "canonical_solution", "split", "prompt"}
+    | {"setup", "limits", "difficulty", "topic"}
+)
+CALL_FIELDS = frozenset({"args", "expected", "kwargs", "compare", "atol", "rtol"})
 TEST_FORMS = 'an assert statement, {"args", "expected"}, {"stdin", "stdout"} or {"check"}'
 
 
@@ -37,6 +44,7 @@ def read_problems(path: Path, *, benchmark: str = "jsonl") -> list[Problem]:
 
 def parse_problem(row: Row, where: str, *, benchmark: str = "jsonl") -> Problem:
     """One problem from its JSON object; `where` is its file and line."""
+    _check_names(row, FIELDS, where)
     tests = _tests(row, where)
     stdio = [isinstance(t, StdioTest) for t in tests]
     if any(stdio) and not all(stdio):
@@ -46,6 +54,8 @@ def parse_problem(row: Row, where: str, *, benchmark: str = "jsonl") -> Problem:
         entry_point = _called_name(tests)
     if not entry_point and not all(stdio):
         raise BadInput(where, "field 'entry_point' is missing", expected="the name of the function that tests call")
+    if entry_point and not entry_point.isidentifier():
+        raise BadInput(where, "field 'entry_point'", given=entry_point, expected="the name of a function")
     return Problem(
         id=text_field(row, "id", where),
         text=text_field(row, "text", where),
@@ -60,6 +70,16 @@ def parse_problem(row: Row, where: str, *, benchmark: str = "jsonl") -> Problem:
         benchmark=benchmark,
         meta={key: str(row[key]) for key in ("difficulty", "topic") if row.get(key) is not None},
     )
+
+
+def _check_names(row: Row, known: frozenset[str], where: str, inside: str = "") -> None:
+    for key in row.keys() - known:
+        for meant in difflib.get_close_matches(key, known - row.keys(), n=1, cutoff=0.8):
+            raise BadInput(
+                where,
+                f"unknown field '{inside}{key}'",
+                expected=f"'{inside}{meant}', or another name for what is your own",
+            )
 
 
 def _code(row: Row, name: str, where: str) -> str:
@@ -140,6 +160,7 @@ def parse_test(test: object, where: str, field: str) -> Test:
 
 
 def _call(test: Row, where: str, field: str) -> CallTest:
+    _check_names(test, CALL_FIELDS, where, f"{field}.")
     args: Any = _literal(test["args"], where, f"{field}.args", (tuple, list), "a tuple such as '([1, 2],)' or a list")
     kwargs: Any = _literal(test.get("kwargs", "{}"), where, f"{field}.kwargs", (dict,), "a dict such as '{}'")
     if not all(isinstance(key, str) for key in kwargs):

@@ -59,3 +59,12 @@ def test_on_a_terminal_a_resumed_stage_shows_a_bar_that_stands_where_it_was(monk
         bar.advance(note="loss 0.5")
     assert "41/100" in screen.getvalue()
     assert "loss 0.5" in screen.getvalue()
+
+
+def test_work_of_unknown_length_is_told_now_and_then(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "ledex")
+    with task("judging", 0) as bar:
+        for n in range(1, 31):
+            clock.now += 1
+            bar.advance(note=f"passed {n}")
+    assert caplog.messages == [f"judging: {n}, {n} s  passed {n}" for n in (10, 20, 30)]

@@ -108,6 +108,10 @@ def test_entry_point_is_found_in_an_assert(tmp_path: Path) -> None:
         ({"public": 2}, "'public', got 2; expected a number of leading tests, 0 to 1"),
         ({"public": True}, "'public', got True"),
         ({"setup": "import"}, "'setup' is not Python"),
+        ({"publik": 1}, "unknown field 'publik'; expected 'public', or another name"),
+        ({"tests": [{"args": "(1,)", "expected": "2", "a_tol": 1}]}, "'tests[0].a_tol'; expected 'tests[0].atol'"),
+        ({"entry_point": "add()"}, "'entry_point', got 'add()'; expected the name of a function"),
+        ({"text": "\ud83d, the first half"}, "holds half a character"),
     ],
 )
 def test_wrong_field_is_named_with_file_line_and_value(tmp_path: Path, changes: dict[str, object], said: str) -> None:
@@ -141,6 +145,8 @@ def test_missing_folder_binary_and_gzipped_files(tmp_path: Path) -> None:
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(BadInput, match="not UTF-8"):
         read_problems(tmp_path / "binary.jsonl")
+    (tmp_path / "marked.jsonl").write_text("\ufeff" + json.dumps(GOOD | {"text": "\U0001f600"}))
+    assert [p.text for p in read_problems(tmp_path / "marked.jsonl")] == ["\U0001f600"]
     (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(json.dumps(GOOD).encode()))
     assert len(load_problems(f"jsonl:{tmp_path}/p.jsonl.gz")) == 1
     (tmp_path / "half.jsonl.gz").write_bytes(gzip.compress(json.dumps(GOOD).encode())[:-12])
