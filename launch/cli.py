@@ -5,6 +5,7 @@ A command's module is imported when it is called, so `ledex --help` and `ledex j
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -35,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 OURS = ("actors", "launch", "ledex_ray", "reward")
 
 RecipeName = Annotated[
@@ -204,6 +206,13 @@ def main() -> None:
                 expected="`make install`, or ledex-ray[gpu] or ledex-ray[cpu]",
             )
         )
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        told = f"ledex: {where}{error.strerror}; when that is mended the same command resumes"
+        console.print(told, style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         console.print("ledex: interrupted; the same command resumes", style="yellow")
         sys.exit(130)

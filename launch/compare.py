@@ -7,7 +7,6 @@ recipes is listed, so that the reader sees what else could be the cause.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from launch.evaluator import STAGE
 from launch.measures import Measured, every_figure
 from launch.problem_sets import heldout_hashes
 from launch.report import SHOWING, Plot, environment, way
-from launch.rundir import find_run, read_parts, read_versions, write_atomically
+from launch.rundir import find_run, read_json, read_parts, read_versions, write_atomically
 from ledex_ray.comparison import article_table, compared, share_problems
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
@@ -120,16 +119,13 @@ def _read(name: str, root: Path, recipe: Recipe) -> Run:
     folder = root / STAGE
     if not (folder / "evaluation.json").exists():
         return Run(name, root, recipe, {}, ())
-    try:
-        results = json.loads((folder / "evaluation.json").read_text())
-    except ValueError as error:
-        raise BadInput(str(folder / "evaluation.json"), f"is not JSON ({error})") from error
+    results = read_json(folder / "evaluation.json")
     samples = read_records(folder / "samples.parquet", Sample)
     models = {r["label"]: r["model"] for r in results["results"]}
     benchmarks = {s.problem_id: s.problem_id.partition("/")[0] for s in samples}
     found = every_figure(samples, benchmarks, recipe.evaluation, models, recipe.problems.feedback)
     finished = folder / "DONE.json"
-    bug_set = json.loads(finished.read_text()).get("bug_set", "") if finished.exists() else ""
+    bug_set = read_json(finished).get("bug_set", "") if finished.exists() else ""
     pinned = heldout_hashes(recipe, read_versions(root).get("hub", {}))
     return Run(name, root, recipe, results, found, bug_set, pinned)
 

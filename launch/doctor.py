@@ -11,9 +11,9 @@ import time
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
-from launch.console import console
 from ledex_ray.errors import BadInput
 from reward.judge import Judge, JudgeConfig, StartFailed, Tier, TooWeak, available_tiers, find_python
 from reward.judge.config import TIERS
@@ -35,13 +35,15 @@ def doctor(
     """
     if floor not in TIERS:
         raise BadInput("--floor", "no such isolation tier", given=floor, expected="A, B, C or none")
+    if python:
+        find_python(python)
     tier: Tier = floor
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     _machine(table)
     _isolation(table)
     healthy = _judge(table, JudgeConfig(python=python, floor=tier))
     _versions(table)
-    console.print(table)
+    Console(emoji=False).print(table)
     raise SystemExit(0 if healthy else 1)
 
 

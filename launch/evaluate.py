@@ -16,7 +16,7 @@ from launch.evaluator import STAGE, Candidate, Evaluator
 from launch.fleet import Fleet
 from launch.measures import measure
 from launch.problem_sets import heldout_problems, training_problems, validation_problems
-from launch.rundir import RunDirectory, write_atomically
+from launch.rundir import RunDirectory, read_json, write_atomically
 from launch.sample_files import write_sample_files
 from ledex_ray.config import Recipe
 from ledex_ray.contamination import overlaps
@@ -90,7 +90,7 @@ def write_contamination(run: RunDirectory, problems: Mapping[str, Problem]) -> i
     """Writes which held-out problems the training and validation sets give away, and returns how many."""
     path = run.path(STAGE, "contamination.json")
     if path.exists():  # the run's problems are pinned: a resumed evaluation would find the same
-        return len({row["evaluated"] for row in json.loads(path.read_text())})
+        return len({row["evaluated"] for row in read_json(path)})
     seen = [*training_problems(run.recipe).values(), *validation_problems(run.recipe).values()]
     found = overlaps(seen, list(problems.values()))
     rows = [dataclasses.asdict(overlap) for overlap in found]

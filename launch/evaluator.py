@@ -22,7 +22,7 @@ from launch.console import log, task
 from launch.fleet import Fleet
 from launch.jobs import Item, Judged, item_seed, sample_and_judge
 from launch.parts import Parts, PartWriter
-from launch.rundir import RunDirectory, write_atomically
+from launch.rundir import RunDirectory, read_json, write_atomically
 from launch.synthesize import fits, pick_wrong, refine_item, solve_item, to_attempt
 from ledex_ray.chat import Renderer
 from ledex_ray.config import EvaluationConfig, Recipe, SamplingConfig
@@ -92,7 +92,7 @@ class Evaluator:
         """
         finished = self.run.path(STAGE, "sampled", f"{model.label}.json")
         if model.other and finished.exists():
-            self.too_long += json.loads(finished.read_text()).get("too_long", 0)
+            self.too_long += read_json(finished).get("too_long", 0)
             return  # a resumed evaluation starts no engines to find out that there is nothing to ask
         too_long_before = self.too_long
         with self._serving(model):

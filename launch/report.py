@@ -7,7 +7,6 @@ interpreted: Jinja escapes it, control characters are made visible, it is cut, a
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import jinja2
 
 from launch import figures, figures_answers
 from launch.costs import Cost, costs
-from launch.rundir import RunDirectory, read_parts, read_versions, write_atomically
+from launch.rundir import RunDirectory, read_json, read_parts, read_versions, write_atomically
 from launch.shown import shown
 from launch.synthesis_summary import TABLE, table_rows
 from ledex_ray.comparison import MODES, article_table
@@ -80,7 +79,7 @@ def environment() -> jinja2.Environment:
 def gather(run: RunDirectory) -> dict[str, Any]:
     """All that the templates show."""
     evaluation = run.root / "evaluation" / "heldout"
-    results = json.loads((evaluation / "evaluation.json").read_text()) if run.done("evaluation/heldout") else None
+    results = read_json(evaluation / "evaluation.json") if run.done("evaluation/heldout") else None
     samples = read_records(evaluation / "samples.parquet", Sample) if results else []
     header, rows = article_table(results) if results else ([], [])
     fixed, failed = examples(samples)
@@ -157,7 +156,7 @@ def examples(samples: Sequence[Sample]) -> tuple[list[Example], list[Example]]:
 def contamination(evaluation: Path) -> list[dict[str, Any]]:
     """What the contamination check found; none where it has not been run."""
     path = evaluation / "contamination.json"
-    found: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    found: list[dict[str, Any]] = read_json(path) if path.exists() else []
     return found
 
 

@@ -197,7 +197,7 @@ class RunDirectory:
 
     def summary(self, stage: str) -> dict[str, Any]:
         """What the stage left when it finished; empty while it has not."""
-        return json.loads((self.root / stage / "DONE.json").read_text()) if self.done(stage) else {}
+        return read_json(self.root / stage / "DONE.json") if self.done(stage) else {}
 
     def finish(self, stage: str, summary: Mapping[str, Any]) -> None:
         """Marks the stage as finished, with its summary."""
@@ -230,8 +230,13 @@ class RunDirectory:
 def read_versions(root: Path) -> dict[str, Any]:
     """What a run was begun with: releases by name and, under `hub`, the commit of what came from there."""
     path = root / VERSIONS
-    versions: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    versions: dict[str, Any] = read_json(path) if path.exists() else {}
     return versions
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of a run holds. BadInput where it is none."""
+    return _parsed(path.read_text(encoding="utf-8"), str(path))
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -254,7 +259,18 @@ def write_part(folder: Path, number: int, rows: Iterable[Mapping[str, Any]]) -> 
 def read_parts(folder: Path) -> list[dict[str, Any]]:
     """All rows of a metrics series in order; empty where there is none."""
     parts = sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
-    return [json.loads(line) for part in parts for line in part.read_text(encoding="utf-8").splitlines()]
+    return [
+        _parsed(line, f"{part}:{number}")
+        for part in parts
+        for number, line in enumerate(part.read_text(encoding="utf-8").splitlines(), start=1)
+    ]
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BadInput(where, f"is not JSON ({error}): the run's file was changed or cut short", given=text) from error
 
 
 def _locked(root: Path) -> IO[str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
 
 from launch.console import console
-from launch.rundir import RunDirectory
+from launch.rundir import RunDirectory, read_json
 from launch.synthesis_summary import TABLE, table_rows
 from ledex_ray.comparison import article_table
 from ledex_ray.recipes import load_recipe
@@ -44,11 +43,11 @@ def print_summary(run: RunDirectory) -> None:
     root = run.root
     synthesis = root / "synthesis" / "DONE.json"
     if synthesis.exists():
-        rows = table_rows(json.loads(synthesis.read_text()))
+        rows = table_rows(read_json(synthesis))
         print_table(f"{root.name}: training data (the paper's Table 1)", TABLE, rows)
     evaluation = root / "evaluation" / "heldout" / "evaluation.json"
     if evaluation.exists():
-        header, rows = article_table(json.loads(evaluation.read_text()))
+        header, rows = article_table(read_json(evaluation))
         print_table(f"{root.name}: held-out problems, percent with 95 % intervals", header, rows)
     report = root / "report" / "report.html"
     copied = f", on this machine: {root}" if run.where != root else ""

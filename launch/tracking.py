@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from launch.gauges import Gauges
 from launch.mlflow_runs import MlflowRuns
-from launch.rundir import RunDirectory, write_part
+from launch.rundir import RunDirectory, read_json, write_part
 from launch.shown import shown
 from launch.wandb_runs import WandbRuns, wandb_mode
 from ledex_ray.episode_store import EpisodeStore
@@ -116,7 +115,7 @@ class Tracker:
     def _publish_evaluation(self) -> None:
         folder = self.run.root / "evaluation" / "heldout"
         figures = {}
-        for r in json.loads((folder / "evaluation.json").read_text())["results"]:
+        for r in read_json(folder / "evaluation.json")["results"]:
             metric = r["metric"] + (f"_{r['k']}" if r["k"] else "") + (f"_{r['bugs']}" if r["bugs"] else "")
             figures[f"{r['benchmark']}/{r['label']}/{r['mode']}{r['round'] or ''}/{r['feedback']}/{metric}"] = r[
                 "value"

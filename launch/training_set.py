@@ -16,7 +16,7 @@ from launch.console import log, task
 from launch.fleet import Fleet
 from launch.jobs import executed
 from launch.problem_sets import training_problems
-from launch.rundir import RunDirectory, write_atomically
+from launch.rundir import RunDirectory, read_json, write_atomically
 from ledex_ray.problems import Problem
 from ledex_ray.records import Status
 from reward.terms import TextJob
@@ -45,7 +45,7 @@ def training_set(run: RunDirectory, fleet: Fleet) -> dict[str, Problem]:
 def weak_problems(run: RunDirectory, problems: Iterable[Problem], sandbox: SandboxClient) -> set[str]:
     """Ids of the problems whose first canonical solution is judged weakly; INFRA is not kept, and asked again."""
     file = run.path("synthesis", "canonical.json")
-    known: dict[str, bool] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    known: dict[str, bool] = read_json(file) if file.exists() else {}
     keys = {_key(problem): problem for problem in problems if problem.canonical_solutions}
     new = {key: problem for key, problem in keys.items() if key not in known}
     if new:

@@ -226,9 +226,9 @@ def test_a_cluster_gives_the_same_verdicts_in_the_same_order(problems: str, tmp_
 def test_the_doctor_tries_the_judge() -> None:
     done = ledex("doctor")
     assert done.returncode == 0, done.stderr
-    assert "canaries right" in done.stderr and "tier B" in done.stderr
-    broken = ledex("doctor", "--python", "/no/such/python")
-    assert broken.returncode == 1 and "cannot run" in broken.stderr
+    assert "canaries right" in done.stdout and "tier B" in done.stdout
+    refused = ledex("doctor", "--python", "/no/such/python")
+    assert refused.returncode == 2 and "/no/such/python" in refused.stderr and not refused.stdout
     assert ledex("doctor", "--floor", "Z").returncode == 2
 
 
@@ -237,3 +237,8 @@ def test_neither_torch_nor_ray_is_needed() -> None:
     code += "print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=dict(os.environ))
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_full_disk_is_told_in_a_line() -> None:
+    done = ledex("judge", "--problems", "bundled@heldout", "--canonical", "--out", "/dev/full")
+    assert done.returncode == 1 and "No space left on device" in done.stderr and "Traceback" not in done.stderr

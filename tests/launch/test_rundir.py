@@ -84,6 +84,12 @@ def test_metrics_are_numbered_parts_and_a_step_replaces_itself(tmp_path: Path) -
     assert [(r["step"], r["loss"]) for r in read_parts(tmp_path / "metrics")] == [(1, 0.5), (2, 0.3), (10, 0.1)]
 
 
+def test_a_damaged_line_of_a_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "000003.jsonl").write_text('{"step": 3}\n{"step": ')
+    with pytest.raises(BadInput, match=r"000003\.jsonl:2: is not JSON"):
+        read_parts(tmp_path)
+
+
 def test_parts_hold_whole_items_and_a_torn_one_is_not_read(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "bugs", Bug)
     with PartWriter(parts, every_seconds=0) as writer:
