@@ -7,7 +7,7 @@ Throughput: the same requests (8 samples a prompt, seeded, so that both sides ge
 bare `AsyncLLM` in this process and, through a `RolloutClient`, to an actor with the same settings; ratio of medians.
 Update: new weights by shared memory, against `save_pretrained` and a reload of that directory, by the same engine in
 place (our checked reload; vLLM's own `reload_weights`, after which a tied head is stale on a CPU) and by an engine that
-is started on it.
+is started on it. Beside them stands what each of these has to do: pack the layers for the CPU's products.
 """
 
 from __future__ import annotations
@@ -217,9 +217,23 @@ def _update(group: RolloutGroup, path: Path, rollout: RolloutConfig, policy: Mod
         "save and vLLM's reload_weights": statistics.median(by_vllm),
         "save and start an engine on it": rebuild_seconds,
     }
-    console.print(f"weight update, {receipt.bytes >> 20} MB: shared memory {ours:.3f} s")
+    packing = statistics.median(_packing(model) for _ in range(rounds + 1))
+    console.print(f"weight update, {receipt.bytes >> 20} MB: shared memory {ours:.3f} s, of it packing {packing:.3f} s")
     for name, seconds in others.items():
         console.print(f"{name}: {seconds:.3f} s (ratio {ours / seconds:.2f})")
+
+
+def _packing(model: Any) -> float:
+    """Seconds in which vLLM's own call packs every linear layer and the head, in this process."""
+    import torch
+    from vllm import _custom_ops as ops
+
+    weights = [layer.weight.detach() for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    started = time.perf_counter()
+    packed = [ops.create_onednn_mm(weight.t(), 32) for weight in weights]
+    seconds = time.perf_counter() - started
+    del packed
+    return seconds
 
 
 if __name__ == "__main__":

@@ -191,6 +191,7 @@ app.command()(doctor)
 def main() -> None:
     """Entry point: turns what a user got wrong into exit code 2, and a failed run into 1."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it tells each of its retries twice
     configure_logging()
     try:
         app()

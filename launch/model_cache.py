@@ -104,6 +104,7 @@ def _from_hub(name: str, expected: str, pins: Pins) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 
+    log.info("model %s: asking the hub", name)
     repo_id, revision = split_revision(name)
     begun_with = pins.commit(name)
     try:
@@ -118,10 +119,17 @@ def _from_hub(name: str, expected: str, pins: Pins) -> Path:
     except (OSError, HTTPError) as error:  # the hub's own errors are OSErrors, a proxy's is not
         of_run = f" of commit {begun_with}, which this run began with" if begun_with else ""
         raise BadInput(
-            name, f"no such directory here, and the hub gave none{of_run} ({type(error).__name__})", expected=expected
+            name, f"no such directory here, and the hub gave none{of_run} ({root_cause(error)})", expected=expected
         ) from error
     pins.pin(name, Path(folder).name)
     return Path(folder)
+
+
+def root_cause(error: BaseException) -> str:
+    """What began a chain of errors, in a line: the hub's client wraps "no such host" several times."""
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _packaged_model() -> Path:

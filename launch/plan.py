@@ -14,6 +14,7 @@ from rich.table import Table
 
 from actors.places import is_url
 from actors.precision import resolve_precision
+from launch.console import log
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.placement import phases, unmet
@@ -41,10 +42,10 @@ def plan(
         raise BadInput("--gpu-memory", "is missing", expected="GiB of one GPU, e.g. --gpu-memory 80")
     if gpus % nodes:
         raise BadInput("--nodes", f"does not divide --gpus {gpus}", given=nodes)
-    if gpus:
-        learner = resolved.learner.model_copy(update={"gpus": resolved.learner.gpus or 1})
-        rollout = resolved.rollout.model_copy(update={"gpus": resolved.rollout.gpus or 1})
-        resolved = resolved.model_copy(update={"learner": learner, "rollout": rollout})
+    on_cpu = [name for name in ("learner", "rollout") if gpus and not getattr(resolved, name).gpus]
+    if on_cpu:
+        moved = {name: getattr(resolved, name).model_copy(update={"gpus": 1}) for name in on_cpu}
+        resolved = resolved.model_copy(update=moved)
     shape = read_shape(_configuration(resolved.model.name))
     precision = resolve_precision(resolved.model.dtype, gpus)
     memory = gpu_memory if gpu_memory is not None else _machine_gib()
@@ -52,6 +53,11 @@ def plan(
     over = f" on {nodes} nodes" if nodes > 1 else ""
     where = f"{gpus} GPUs of {memory:g} GiB{over}" if gpus else f"a CPU machine of {memory:.0f} GiB"
     _show(made, f"{resolved.model.name}: {shape.parameters / 1e6:,.0f} M parameters, {precision}, on {where}")
+    if on_cpu:
+        keys = " ".join(f"{name}.gpus=1" for name in on_cpu)
+        Console(emoji=False).print(
+            f"this recipe's {' and '.join(on_cpu)} run on CPU: on these GPUs with {keys}", markup=False
+        )
     homeless = _show_placement(resolved, gpus, nodes)
     if homeless or not made.fits:
         raise typer.Exit(1)
@@ -67,11 +73,11 @@ def _show(made: Plan, title: str) -> None:
         table.add_row(actor.kind, str(actor.count), actor.device, f"{actor.bytes / GIB:.2f}", parts, actor.note)
     console.print(table)
     if made.token_budget is not None:
-        console.print(f"largest learner.tokens_per_micro_batch that fits: {made.token_budget}")
+        console.print(f"largest learner.tokens_per_micro_batch that fits: {made.token_budget}", soft_wrap=True)
     if made.gpus_needed:
         console.print(f"GPUs taken: {made.gpus_needed:g}")
     for line in made.advice:
-        console.print(f"does not fit: {line}", style="red", markup=False)
+        console.print(f"does not fit: {line}", style="red", markup=False, soft_wrap=True)
 
 
 def _show_placement(recipe: Recipe, gpus: int, nodes: int) -> bool:
@@ -79,10 +85,16 @@ def _show_placement(recipe: Recipe, gpus: int, nodes: int) -> bool:
     console = Console(emoji=False)
     homeless = False
     for stage, demands in phases(recipe).items():
-        console.print(f"{stage} asks for {', '.join(f'{d} {d.strategy}' for d in demands) or 'nothing'}", markup=False)
+        console.print(
+            f"{stage} asks for {', '.join(f'{d} {d.strategy}' for d in demands) or 'nothing'}",
+            markup=False,
+            soft_wrap=True,
+        )
         on_gpus = [demand for demand in demands if any(bundle.get("GPU") for bundle in demand.bundles)]
         for demand in unmet(on_gpus, [{"GPU": gpus / nodes}] * nodes):
-            console.print(f"no place on {nodes} x {gpus // nodes} GPUs for {demand}", style="red", markup=False)
+            console.print(
+                f"no place on {nodes} x {gpus // nodes} GPUs for {demand}", style="red", markup=False, soft_wrap=True
+            )
             homeless = True
     return homeless
 
@@ -90,7 +102,7 @@ def _show_placement(recipe: Recipe, gpus: int, nodes: int) -> bool:
 def _configuration(name: str) -> Path:
     """A directory with the model's config.json: the packaged model, a path, or the hub's configuration alone."""
     from launch.adapters import base_of, is_adapter
-    from launch.model_cache import PACKAGED_MODEL, resolve_model
+    from launch.model_cache import PACKAGED_MODEL, resolve_model, root_cause
     from launch.pins import split_revision
 
     if Path(name).is_dir() and is_adapter(Path(name)):
@@ -100,12 +112,13 @@ def _configuration(name: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+    log.info("model %s: asking the hub", name)
     repo_id, revision = split_revision(name)
     try:
         return Path(hf_hub_download(repo_id, "config.json", revision=revision)).parent
     except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError, ValueError) as error:
         raise BadInput(
-            name, f"has no configuration here or on the hub ({type(error).__name__})", expected="a path or a hub id"
+            name, f"has no configuration here or on the hub ({root_cause(error)})", expected="a path or a hub id"
         ) from error
 
 

@@ -234,11 +234,13 @@ def plan(recipe: Recipe, shape: ModelShape, *, precision: str, gpus: int, gpu_me
     encoder = 22_700_000 if recipe.reward.encoder == "minilm" else 355_000_000
     parts = (Part("runtime", RUNTIME_BYTES["embedder", "cpu"]), Part("weights", encoder * 4))
     embedder = ActorPlan("embedder", 1, "cpu", parts)
-    actors = (*learners, rollout, embedder, sandboxes)
+    published = _published_weights(recipe, shape, precision, device)
+    actors = (*learners, rollout, embedder, sandboxes, *published)
 
     needed = 0.0
     if device == "cpu":
         room = memory - rollout.bytes * rollout.count - embedder.bytes - sandboxes.bytes
+        room -= sum(weights.bytes for weights in published)
         room //= recipe.learner.ranks
     else:
         room = memory - _workers_beside_a_rank(recipe) * rollout.bytes
@@ -254,6 +256,16 @@ def plan(recipe: Recipe, shape: ModelShape, *, precision: str, gpus: int, gpu_me
     ]
     budget = min(budgets, default=None)
     return Plan(actors, needed, budget, tuple(_advice(recipe, shape, actors, budget, needed, gpus, memory)))
+
+
+def _published_weights(recipe: Recipe, shape: ModelShape, precision: str, device: Device) -> list[ActorPlan]:
+    """The newest weights as the engines read them, and those before, as files in shared memory."""
+    backend = recipe.rollout.weight_transfer
+    if "ppo" not in recipe.stages or (backend != "shm" and (backend != "auto" or device == "gpu")):
+        return []
+    item = 2 if precision == "bfloat16" else 4
+    files = Part("two versions in shared memory", 2 * shape.parameters * item)
+    return [ActorPlan("published weights", 1, "cpu", (files,), "none where gloo sends them: on several nodes")]
 
 
 def _workers_beside_a_rank(recipe: Recipe) -> int:

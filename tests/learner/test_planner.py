@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ledex_ray.config import LearnerConfig, LoraConfig, ModelConfig, PPOConfig, Recipe, RolloutConfig
+from ledex_ray.config import LearnerConfig, LoraConfig, ModelConfig, PPOConfig, Recipe, RolloutConfig, Stage
 from ledex_ray.errors import BadInput
 from ledex_ray.planner import GIB, largest_token_budget, learner_plan, plan, read_shape, shape_of
 
@@ -60,6 +60,24 @@ def test_engines_alone_need_no_place_for_a_learner() -> None:
     sampling = recipe(ranks=6).model_copy(update={"stages": ("synthesize",)})
     made = plan(sampling, shape_of(QWEN_7B), precision="bfloat16", gpus=2, gpu_memory_gb=80)
     assert made.fits and made.gpus_needed == 2 and made.token_budget is None
+
+
+@pytest.mark.parametrize(
+    ("stages", "backend", "gpus", "held"),
+    [
+        (("ppo",), "auto", 0, True),
+        (("ppo",), "auto", 8, False),
+        (("ppo",), "shm", 8, True),
+        (("ppo",), "gloo", 0, False),
+        (("sft",), "auto", 0, False),
+    ],
+)
+def test_weights_published_by_file_take_memory(stages: tuple[Stage, ...], backend: Any, gpus: int, held: bool) -> None:
+    rollout = RolloutConfig(weight_transfer=backend)
+    changed = recipe().model_copy(update={"stages": stages, "rollout": rollout})
+    made = plan(changed, shape_of(QWEN_7B), precision="bfloat16", gpus=gpus, gpu_memory_gb=80)
+    (files,) = [a.bytes for a in made.actors if a.kind == "published weights"] or [0]
+    assert files == (pytest.approx(2 * 2 * 7.615e9, rel=0.01) if held else 0)
 
 
 @pytest.mark.parametrize(("utilization", "fits"), [(0.3, True), (0.85, False)])
