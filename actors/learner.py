@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors import checkpoint, watchdog
 from actors.failures import GangLost
+from actors.heap import trim_heap
 from actors.places import Place
 from actors.precision import openmp_environment, resolve_precision
 from actors.usage import Busy
@@ -51,7 +52,10 @@ class _RankActor:
         self._rank = LearnerRank(LearnerSpec(**spec))
 
     def call(self, method: str, *arguments: Any) -> Any:
-        return getattr(self._rank, method)(*arguments)
+        try:
+            return getattr(self._rank, method)(*arguments)
+        finally:
+            trim_heap()  # the engines and sandboxes of a CPU machine need the memory until the next update
 
 
 class LearnerGroup:
