@@ -27,8 +27,7 @@ def start_ray(address: str | None = None) -> None:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     to_driver = bool(os.environ.get("LEDEX_ACTOR_LOGS"))
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address and address != "local":
+    if address := cluster_address(address):
         ray.init(address=address, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=to_driver)
         log.info("ray address=%s nodes=%d", address, len(ray.nodes()))
         return
@@ -47,6 +46,12 @@ def start_ray(address: str | None = None) -> None:
         _temp_dir=str(_short_directory()),
     )
     log.info("ray local cores=%d", n_cores)
+
+
+def cluster_address(named: str | None = None) -> str:
+    """The cluster that `named`, else RAY_ADDRESS, means; "" for a Ray of this machine's own."""
+    address = named or os.environ.get("RAY_ADDRESS") or ""
+    return "" if address == "local" else address
 
 
 def _short_directory() -> Path:

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from actors.places import Place
-from launch.console import configure_logging, console
+from launch.console import configure_logging, console, log
 from launch.doctor import doctor
 from launch.fix import fix
 from launch.inspect import inspect
@@ -36,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 OURS = ("actors", "launch", "ledex_ray", "reward")
 
 RecipeName = Annotated[
@@ -208,10 +208,11 @@ def main() -> None:
             )
         )
     except OSError as error:
-        if error.errno not in CANNOT_WRITE:
+        if error.errno not in OF_THE_DISK:
             raise
+        log.debug("", exc_info=error)
         where = f"{error.filename}: " if error.filename else ""
-        told = f"ledex: {where}{error.strerror}; when that is mended the same command resumes"
+        told = f"ledex: {where}{error.strerror}; when that is mended run it again"
         console.print(told, style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ledex_ray.errors import BadInput
 from reward.judge import Judge, JudgeConfig, StartFailed, Tier, TooWeak, available_tiers, find_python
-from reward.judge.config import TIERS
+from reward.judge.config import TIERS, unusable
 from reward.judge.many import cores
 from reward.judge.policy import landlock_abi
 
@@ -35,8 +35,8 @@ def doctor(
     """
     if floor not in TIERS:
         raise BadInput("--floor", "no such isolation tier", given=floor, expected="A, B, C or none")
-    if python:
-        find_python(python)
+    if python and (problem := unusable(python)):
+        raise BadInput("--python", problem, given=python, expected="a Python from 3.11 that any user may run")
     tier: Tier = floor
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     _machine(table)

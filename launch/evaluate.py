@@ -38,7 +38,7 @@ def evaluate(run: RunDirectory, fleet: Fleet) -> None:
 
 
 def candidates(run: RunDirectory, fleet: Fleet) -> list[Candidate]:
-    """The untrained model, what each finished training stage left, and the other models of `evaluation.models`."""
+    """The untrained model, what each training stage of the recipe left, and the other models of `evaluation.models`."""
     found = [Candidate("prompt", "prompt", fleet.model_path, 0)]
     for version, (stage, label) in enumerate(TRAINED.items(), start=1):
         if stage in run.recipe.stages:

@@ -126,8 +126,13 @@ def _from_hub(name: str, expected: str, pins: Pins) -> Path:
 
 
 def root_cause(error: BaseException) -> str:
-    """What began a chain of errors, in a line: the hub's client wraps "no such host" several times."""
-    while (earlier := error.__cause__ or error.__context__) is not None:
+    """What the hub said, or what began a chain of errors, in a line: its client wraps "no such host" several times."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    while not isinstance(error, HfHubHTTPError):
+        earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if earlier is None:
+            break
         error = earlier
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 

@@ -12,7 +12,7 @@ from actors.places import Place, remove_tree
 from launch.console import log
 from launch.costs import stage_gpus
 from launch.rundir import RunDirectory
-from launch.stages import FOLDERS, check_order
+from launch.stages import FOLDERS, check_order, check_settings
 from launch.tracking import Tracker
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> RunDirectory:
     """Runs the recipe's stages, or `only` one of them, and returns the run, closed.
 
-    Raises BadInput where a stage needs another one's output first or cannot work; nothing of a new run is left then.
+    Raises BadInput where a stage needs another one's output first or cannot work; no folder of a new run is left then.
     """
     run = RunDirectory.open(recipe, fresh)
     try:
@@ -39,6 +39,7 @@ def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> 
         if left:
             try:
                 check_order(run, left)
+                check_settings(run.recipe, left)
                 _check_inputs(run, left)
             except BadInput:
                 run.remove_unbegun()
@@ -82,6 +83,7 @@ def discard_checkpoints(run: RunDirectory, stage: str) -> None:
 
 def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
     """Raises BadInput now for what a stage would otherwise find out hours later."""
+    from actors.local_ray import cluster_address
     from launch.bug_set import named_bugs
     from launch.endpoint import endpoint_key
     from launch.evaluate import check_labels
@@ -89,10 +91,14 @@ def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
     from launch.problem_sets import heldout_problems, pin_problem_sets, training_problems, validation_problems
     from ledex_ray.placement import check_weight_transfer
     from reward.arms import resolve_arm
-    from reward.judge import ready_problems
+    from reward.judge import find_python, ready_problems
 
     recipe, pins = run.recipe, run.pins
+    if stages == ["report"]:
+        return
     load = cache(ready_problems)  # held-out problems are compared with those that are trained on: each set is read once
+    if recipe.sandbox.python and not cluster_address():  # a cluster's sandboxes may be on other machines
+        find_python(recipe.sandbox.python)
     pin_problem_sets(recipe, pins)
     training_problems(recipe, load)
     if "ppo" in stages:
@@ -112,6 +118,9 @@ def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
         endpoint_key(recipe.synthesis.endpoint)
     elif "synthesize" in stages and recipe.synthesis.teacher is not None:
         resolve_model(recipe.synthesis.teacher, pins, trust_remote_code=recipe.model.trust_remote_code)
+    resolve_model(
+        recipe.model.name, pins, trust_remote_code=recipe.model.trust_remote_code
+    )  # the packaged one takes a minute, once
 
 
 def _run_stages(run: RunDirectory, stages: list[str]) -> None:

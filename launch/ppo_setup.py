@@ -16,7 +16,7 @@ from launch.fleet import Fleet
 from launch.problem_sets import pin_problem_sets, validation_problems
 from launch.rundir import RunDirectory, write_atomically
 from launch.seeding import seeded_trajectories
-from launch.stages import check_order
+from launch.stages import check_order, check_settings
 from launch.synthesize import load_trajectories
 from launch.tracking import Tracker
 from launch.training_set import training_set
@@ -41,8 +41,13 @@ class Session:
 def open_session(recipe: Recipe, runs: str = "") -> Session:
     """A session of its own for a training under Tune. Raises BadInput where the run lacks what PPO goes on from."""
     run = RunDirectory.open(recipe, folder=place(runs) if runs else None)
-    check_order(run, [STAGE])
-    pin_problem_sets(run.recipe, run.pins)
+    try:
+        check_order(run, [STAGE])
+        check_settings(recipe, [STAGE])
+        pin_problem_sets(run.recipe, run.pins)
+    except BadInput:
+        run.close()
+        raise
     return Session(run, Fleet(recipe, stages=(), pins=run.pins), Tracker(run))  # the trial holds its places already
 
 

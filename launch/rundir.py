@@ -84,6 +84,7 @@ class RunDirectory:
         self._lock = lock
         self.pins: Pins  # of what comes from the hub, as the run began with it
         self._store: RunStore | None = None  # where the run lies at a URL
+        self._is_new = False  # its folder is this process' own
 
     @classmethod
     def open(cls, recipe: Recipe, fresh: bool = False, folder: Place | None = None) -> RunDirectory:
@@ -107,8 +108,10 @@ class RunDirectory:
     @classmethod
     def _held(cls, where: Place, recipe: Recipe) -> RunDirectory:
         root = where if isinstance(where, Path) else copy_of(where, "runs")
+        is_new = not root.exists()
         root.mkdir(parents=True, exist_ok=True)
         run = cls(root, recipe, _locked(root))
+        run._is_new = is_new
         try:
             run._begin(where)
         except BaseException:  # an interrupt too: the run is given back, and the error goes on
@@ -145,8 +148,8 @@ class RunDirectory:
             write_atomically(self.root / "recipe.yaml", dump_recipe(self.recipe))
 
     def remove_unbegun(self) -> None:
-        """Removes the folder of a run that no stage has begun, if nothing else lies in it. One at a URL stays."""
-        if self._store is not None or self.has_begun:
+        """Removes the folder that this process made for a run of which no stage has begun. One at a URL stays."""
+        if self._store is not None or self.has_begun or not self._is_new:
             return
         for name in ("recipe.yaml", VERSIONS, LOCK):
             (self.root / name).unlink(missing_ok=True)
@@ -236,7 +239,7 @@ def read_versions(root: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> Any:
     """What a JSON file of a run holds. BadInput where it is none."""
-    return _parsed(path.read_text(encoding="utf-8"), str(path))
+    return _parsed(path.read_bytes(), str(path))
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -262,14 +265,14 @@ def read_parts(folder: Path) -> list[dict[str, Any]]:
     return [
         _parsed(line, f"{part}:{number}")
         for part in parts
-        for number, line in enumerate(part.read_text(encoding="utf-8").splitlines(), start=1)
+        for number, line in enumerate(part.read_bytes().splitlines(), start=1)
     ]
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parsed(text: bytes, where: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except ValueError as error:  # not UTF-8 is one, too
         raise BadInput(where, f"is not JSON ({error}): the run's file was changed or cut short", given=text) from error
 
 

@@ -1,4 +1,4 @@
-"""The stages of a run: where each leaves its files, and which others it goes on from."""
+"""The stages of a run: where each leaves its files, which others it goes on from, what it cannot work with."""
 
 from __future__ import annotations
 
@@ -19,8 +19,28 @@ def check_order(run: RunDirectory, stages: Sequence[str]) -> None:
                 raise BadInput(
                     f"run {run.recipe.run}",
                     f"has no finished stage {earlier} for {stage} to go on from",
-                    expected=f"`ledex {earlier} RECIPE` first, or `ledex run RECIPE` with all of them in its stages",
+                    expected=f"`ledex {earlier} RECIPE` first",
                 )
+
+
+def check_settings(recipe: Recipe, stages: Sequence[str]) -> None:
+    """Raises BadInput where the recipe leaves one of `stages` nothing to measure, or no room for a prompt."""
+    if "evaluate" in stages and not recipe.problems.heldout:
+        raise BadInput("recipe key 'problems.heldout'", "names no set for the stage evaluate")
+    sampled = {
+        "synthesis.solve": ("synthesize", recipe.synthesis.solve),
+        "synthesis.refine": ("synthesize", recipe.synthesis.refine),
+        "ppo.sampling": ("ppo", recipe.ppo.sampling),
+        "evaluation.sampling": ("evaluate", recipe.evaluation.sampling),
+    }
+    for key, (stage, sampling) in sampled.items():
+        if stage in stages and sampling.max_tokens >= recipe.model.max_length:
+            raise BadInput(
+                f"recipe key '{key}.max_tokens'",
+                "leaves no room for a prompt",
+                given=sampling.max_tokens,
+                expected=f"less than model.max_length={recipe.model.max_length}, which prompt and answer share",
+            )
 
 
 def _goes_on_from(recipe: Recipe, stage: str) -> list[str]:

@@ -374,23 +374,6 @@ class Recipe(Section):
     def _each_stage_comes_once_and_in_order(self) -> Recipe:
         if list(self.stages) != [stage for stage in STAGES if stage in self.stages]:
             raise ValueError(f"stages must be some of {', '.join(STAGES)}, in this order")
-        if "evaluate" in self.stages and not self.problems.heldout:
-            raise ValueError("problems.heldout must name a set for the stage evaluate")
-        return self
-
-    @model_validator(mode="after")
-    def _an_answer_leaves_room_for_its_prompt(self) -> Recipe:
-        for key, sampling in {
-            "synthesis.solve": self.synthesis.solve,
-            "synthesis.refine": self.synthesis.refine,
-            "ppo.sampling": self.ppo.sampling,
-            "evaluation.sampling": self.evaluation.sampling,
-        }.items():
-            if sampling.max_tokens >= self.model.max_length:
-                raise ValueError(
-                    f"{key}.max_tokens={sampling.max_tokens} must be below model.max_length={self.model.max_length}, "
-                    "which prompt and answer share"
-                )
         return self
 
     @model_validator(mode="after")

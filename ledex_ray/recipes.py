@@ -46,9 +46,14 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
         _apply(changed, override)
     try:
         return recipe_from_tree(changed, where="override")
-    except BadInput:
-        recipe_from_tree(tree, where=str(path))  # the file's own mistakes are told as such
-        raise
+    except BadInput as error:
+        mistake = str(error).removeprefix("override")
+    try:
+        recipe_from_tree(tree)
+    except BadInput as error:
+        if str(error).endswith(mistake):
+            raise BadInput(str(path), mistake.removeprefix(": ")) from error
+    raise BadInput("override", mistake.removeprefix(": "))
 
 
 def recipe_from_tree(tree: Mapping[str, Any], where: str = "recipe") -> Recipe:

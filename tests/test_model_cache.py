@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch.model_cache import resolve_encoder, resolve_model
+from launch.model_cache import resolve_encoder, resolve_model, root_cause
 from ledex_ray.errors import BadInput
 
 
@@ -102,3 +102,18 @@ def test_the_packaged_encoder_tells_related_sentences_from_unrelated_ones() -> N
     )
     assert loop.shape == (384,)
     assert float(encoder.similarity(loop, off_by_one)) > float(encoder.similarity(loop, weather)) + 0.2
+
+
+def test_what_the_hub_said_is_told_and_what_its_client_wrapped_is_unwrapped() -> None:
+    import httpx
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+
+    refused = httpx.Response(401, request=httpx.Request("HEAD", "https://hub/owner/typo"))
+    unauthorised = httpx.HTTPStatusError("Client error '401 Unauthorized'", request=refused.request, response=refused)
+    missing = RepositoryNotFoundError("Repository Not Found", response=refused)
+    missing.__cause__ = unauthorised
+    unreachable = LocalEntryNotFoundError("cannot find the file locally")
+    unreachable.__cause__ = missing
+    assert root_cause(unreachable).startswith("RepositoryNotFoundError: Repository Not Found")
+    unreachable.__cause__ = OSError("Name or service not known")
+    assert root_cause(unreachable) == "OSError: Name or service not known"

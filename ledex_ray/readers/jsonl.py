@@ -21,8 +21,9 @@ from ledex_ray.syntax import UNREADABLE
 
 FIELDS = frozenset(
     {"id", "text", "tests", "entry_point", "public", "canonical_solutions", "canonical_solution", "split", "prompt"}
-    | {"setup", "limits", "difficulty", "topic"}
+    | {"setup", "limits"}
 )
+SHOWN = frozenset({"difficulty", "topic"})
 CALL_FIELDS = frozenset({"args", "expected", "kwargs", "compare", "atol", "rtol"})
 TEST_FORMS = 'an assert statement, {"args", "expected"}, {"stdin", "stdout"} or {"check"}'
 
@@ -68,12 +69,12 @@ def parse_problem(row: Row, where: str, *, benchmark: str = "jsonl") -> Problem:
         n_public=_public(row, len(tests), where),
         split=text_field(row, "split", where, required=False),
         benchmark=benchmark,
-        meta={key: str(row[key]) for key in ("difficulty", "topic") if row.get(key) is not None},
+        meta={key: str(row[key]) for key in sorted(SHOWN) if row.get(key) is not None},
     )
 
 
 def _check_names(row: Row, known: frozenset[str], where: str, inside: str = "") -> None:
-    for key in row.keys() - known:
+    for key in sorted(row.keys() - known - SHOWN):
         for meant in difflib.get_close_matches(key, known - row.keys(), n=1, cutoff=0.8):
             raise BadInput(
                 where,

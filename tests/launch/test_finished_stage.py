@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from launch.pipeline import report_run, run_recipe
+from launch.ppo_setup import open_session
 from launch.rundir import RunDirectory
-from launch.stages import FOLDERS, check_order
+from launch.stages import FOLDERS, check_order, check_settings
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
@@ -73,6 +74,7 @@ def test_each_problem_set_is_read_once_before_the_stages_begin(runs_dir: Path, m
     [
         ({"evaluation": {"models": {"sft": "owner/name"}}}, "uses a run's own label"),
         ({"problems": {"validation": "bundled@heldout"}}, "holds problem .* of the heldout split"),
+        ({"sandbox": {"python": "/nowhere/python"}}, "sandbox.python: not an executable file, got '/nowhere/python'"),
     ],
 )
 def test_what_the_evaluation_would_refuse_is_refused_before_anything_is_trained(
@@ -128,9 +130,30 @@ def test_a_refused_run_leaves_nothing_and_has_no_report(runs_dir: Path) -> None:
         run_recipe(refused)
     assert list(runs_dir.iterdir()) == []
     RunDirectory.open(refused).close()
-    (runs_dir / "run" / "mine.txt").write_text("kept")
     with pytest.raises(BadInput, match="no stage of this run has begun"):
         report_run(runs_dir / "run", refused)
     with pytest.raises(BadInput, match="synthesize"):
         run_recipe(refused)
-    assert [path.name for path in (runs_dir / "run").iterdir()] == ["mine.txt"]
+    assert (runs_dir / "run" / "recipe.yaml").exists()  # it lay there before
+
+
+def test_a_training_under_tune_is_refused_and_leaves_the_run_to_others(runs_dir: Path) -> None:
+    with pytest.raises(BadInput, match="no finished stage synthesize for ppo"):
+        open_session(Recipe())
+    RunDirectory.open(Recipe()).close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "stage", "told"),
+    [
+        ({"problems": {"heldout": []}}, "evaluate", "problems.heldout"),
+        ({"ppo": {"sampling": {"max_tokens": 1024}}}, "ppo", "ppo.sampling.max_tokens.* got 1024; expected less than"),
+        ({"model": {"max_length": 256}}, "synthesize", r"synthesis\.solve\.max_tokens"),
+        ({"model": {"max_length": 256}}, "evaluate", r"evaluation\.sampling\.max_tokens"),
+    ],
+)
+def test_settings_are_checked_for_the_stages_that_use_them(changes: dict[str, Any], stage: str, told: str) -> None:
+    recipe = recipe_from_tree(changes)
+    check_settings(recipe, ["sft", "report"])
+    with pytest.raises(BadInput, match=told):
+        check_settings(recipe, ["sft", stage])

@@ -58,6 +58,9 @@ def test_on_a_terminal_a_resumed_stage_shows_a_bar_that_stands_where_it_was(monk
     with task("sft", 100, done=40) as bar:
         bar.advance(note="loss 0.5")
     assert "41/100" in screen.getvalue()
+    with task("judging", 0) as bar:
+        bar.advance(7, note="passed 3")
+    assert "7/?" in screen.getvalue() and "passed 3" in screen.getvalue()
     assert "loss 0.5" in screen.getvalue()
 
 

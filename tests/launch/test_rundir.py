@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch.parts import Parts, PartWriter
-from launch.rundir import RunDirectory, read_parts, write_part
+from launch.rundir import RunDirectory, read_json, read_parts, write_part
 from ledex_ray.config import Recipe
 from ledex_ray.dotted import flatten
 from ledex_ray.errors import BadInput
@@ -88,6 +88,9 @@ def test_a_damaged_line_of_a_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "000003.jsonl").write_text('{"step": 3}\n{"step": ')
     with pytest.raises(BadInput, match=r"000003\.jsonl:2: is not JSON"):
         read_parts(tmp_path)
+    (tmp_path / "DONE.json").write_bytes(b"\xff\x00" * 100)
+    with pytest.raises(BadInput, match=r"DONE\.json: is not JSON"):
+        read_json(tmp_path / "DONE.json")
 
 
 def test_parts_hold_whole_items_and_a_torn_one_is_not_read(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def test_every_field_is_read(tmp_path: Path) -> None:
         difficulty=2,
         topic="numbers",
         unknown="ignored",
+        topics=["my own"],
     )
     assert (problem.prompt, problem.setup) == ("def add(a):\n", "import math")
     assert (problem.n_public, problem.split) == (0, "train")

@@ -153,9 +153,8 @@ def _become_program(
             os.dup2(descriptor, target)
         os.closerange(EXCHANGE + 1, DESCRIPTORS)
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-        most = (
-            int(2 * cpu) + 5
-        )  # _watch ends it by its exact clock: this one counts whole ticks, on a busy machine too many
+        # _watch ends it by its exact clock: the kernel's limit counts whole ticks, on a busy machine too many.
+        most = int(2 * cpu) + 5
         resource.setrlimit(resource.RLIMIT_CPU, (most, most))
         if second is not None:
             second.load()
