@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_what_the_hub_said_is_told_and_what_its_client_wrapped_is_unwrapped() ->
     import httpx
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
-    refused = httpx.Response(401, request=httpx.Request("HEAD", "https://hub/owner/typo"))
+    refused: Any = httpx.Response(401, request=httpx.Request("HEAD", "https://hub/owner/typo"))
     unauthorised = httpx.HTTPStatusError("Client error '401 Unauthorized'", request=refused.request, response=refused)
     missing = RepositoryNotFoundError("Repository Not Found", response=refused)
     missing.__cause__ = unauthorised
