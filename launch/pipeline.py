@@ -93,9 +93,9 @@ def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
     from reward.arms import resolve_arm
     from reward.judge import find_python, ready_problems
 
-    recipe, pins = run.recipe, run.pins
     if stages == ["report"]:
         return
+    recipe, pins = run.recipe, run.pins
     load = cache(ready_problems)  # held-out problems are compared with those that are trained on: each set is read once
     if recipe.sandbox.python and not cluster_address():  # a cluster's sandboxes may be on other machines
         find_python(recipe.sandbox.python)
@@ -118,9 +118,8 @@ def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
         endpoint_key(recipe.synthesis.endpoint)
     elif "synthesize" in stages and recipe.synthesis.teacher is not None:
         resolve_model(recipe.synthesis.teacher, pins, trust_remote_code=recipe.model.trust_remote_code)
-    resolve_model(
-        recipe.model.name, pins, trust_remote_code=recipe.model.trust_remote_code
-    )  # the packaged one takes a minute, once
+    # The last, as the packaged one takes a minute, once.
+    resolve_model(recipe.model.name, pins, trust_remote_code=recipe.model.trust_remote_code)
 
 
 def _run_stages(run: RunDirectory, stages: list[str]) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,32 +45,18 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
     changed = copy.deepcopy(tree)
     for override in overrides:
         _apply(changed, override)
-    try:
-        return recipe_from_tree(changed, where="override")
-    except BadInput as error:
-        mistake = str(error).removeprefix("override")
-    try:
-        recipe_from_tree(tree)
-    except BadInput as error:
-        if str(error).endswith(mistake):
-            raise BadInput(str(path), mistake.removeprefix(": ")) from error
-    raise BadInput("override", mistake.removeprefix(": "))
+    found = _checked(changed)
+    if isinstance(found, Recipe):
+        return found
+    raise found.refusal(str(path) if found == _checked(tree) else "override")
 
 
 def recipe_from_tree(tree: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """The typed recipe of a plain mapping; raises BadInput for the first thing that is wrong with it."""
-    try:
-        return Recipe.model_validate(tree)
-    except ValidationError as error:
-        first, *others = error.errors()
-        key = _key(first["loc"])
-        if first["type"] == "value_error":
-            problem = first["msg"].removeprefix("Value error, ")
-            raise BadInput(where, f"key '{key}': {problem}" if key else problem) from error
-        if first["type"] == "extra_forbidden":
-            raise BadInput(where, f"unknown key '{key}'{_nearest(first['loc'])}") from error
-        alternatives = dict.fromkeys(_expected(e) for e in (first, *others) if _key(e["loc"]) == key)
-        raise BadInput(where, f"key '{key}'", given=first["input"], expected=" or ".join(alternatives)) from error
+    found = _checked(tree)
+    if isinstance(found, Recipe):
+        return found
+    raise found.refusal(where)
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -108,6 +95,33 @@ def differing_keys(a: Recipe, b: Recipe) -> list[str]:
         for key in sorted(left.keys() | right.keys())
         if left.get(key) != right.get(key)
     ]
+
+
+@dataclass(frozen=True)
+class _Mistake:
+    """The first thing that is wrong with a recipe, wherever that came from."""
+
+    problem: str
+    given: object = None
+    expected: str = ""
+
+    def refusal(self, where: str) -> BadInput:
+        return BadInput(where, self.problem, given=self.given, expected=self.expected)
+
+
+def _checked(tree: Mapping[str, Any]) -> Recipe | _Mistake:
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        first, *others = error.errors()
+    key = _key(first["loc"])
+    if first["type"] == "value_error":
+        problem = first["msg"].removeprefix("Value error, ")
+        return _Mistake(f"key '{key}': {problem}" if key else problem)
+    if first["type"] == "extra_forbidden":
+        return _Mistake(f"unknown key '{key}'{_nearest(first['loc'])}")
+    alternatives = dict.fromkeys(_expected(e) for e in (first, *others) if _key(e["loc"]) == key)
+    return _Mistake(f"key '{key}'", first["input"], " or ".join(alternatives))
 
 
 SHAPES = {
