@@ -137,6 +137,12 @@ def test_a_refused_run_leaves_nothing_and_has_no_report(runs_dir: Path) -> None:
     assert (runs_dir / "run" / "recipe.yaml").exists()  # it lay there before
 
 
+def test_a_mistyped_model_leaves_no_run(runs_dir: Path) -> None:
+    with pytest.raises(BadInput, match="no such directory"):
+        run_recipe(recipe_from_tree({"model": {"name": "./nowhere"}, "stages": ["synthesize", "report"]}))
+    assert list(runs_dir.iterdir()) == []
+
+
 def test_a_training_under_tune_is_refused_and_leaves_the_run_to_others(runs_dir: Path) -> None:
     with pytest.raises(BadInput, match="no finished stage synthesize for ppo"):
         open_session(Recipe())
