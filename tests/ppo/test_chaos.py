@@ -35,6 +35,7 @@ from tests.ppo.chaos import Attack, Chaos, Log
 pytestmark = pytest.mark.acceptance
 
 ITERATIONS, PROMPTS, SAMPLES = 20, 4, 4
+SANDBOX_DEADLINE = 20.0
 READY = 4  # deadlines: in which an engine or a rank becomes ready, on a busy machine too
 LEARNER_READY = 20.0
 GAP = 6  # between two attacks, in times of becoming ready alone: several that start at once on two cores take longer
@@ -45,7 +46,7 @@ def tree(model: Path, run: str, mode: str, deadline: float) -> dict[str, Any]:
         model,
         run,
         problems={"limit": 6},
-        sandbox={"actors": 2, "deadline_seconds": deadline},
+        sandbox={"actors": 2, "deadline_seconds": SANDBOX_DEADLINE},
         # A process may also be stopped while it starts: as long as that may take, nothing is named.
         rollout={"deadline_seconds": deadline, "ready_seconds": READY * deadline},
         learner={"deadline_seconds": deadline, "ready_seconds": READY * deadline},
@@ -72,7 +73,7 @@ def seconds(work: Callable[[], Any]) -> float:
     [
         ("tiny_llama", "synchronous", 20.0),
         ("tiny_llama", "asynchronous", 20.0),
-        ("smollm2", "asynchronous", 150.0),
+        ("smollm2", "asynchronous", 60.0),
     ],
 )
 def test_a_run_under_attack_ends_and_its_episodes_are_whole_single_and_honest(
