@@ -69,7 +69,6 @@ class WeightSync:
         self._measured = {
             "engine_gap_mean": max(gap.mean for gap in gaps.values()),
             "engine_gap_max": max(gap.max for gap in gaps.values()),
-            "engine_gap_behind": max(gap.behind for gap in gaps.values()),
             "transfer_seconds": sent - start,
             "probe_seconds": time.monotonic() - sent,
         }
