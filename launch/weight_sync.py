@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from actors.generation import WeightsRef
 from actors.learner import LearnerGroup
-from actors.probe import Wanted, check_probe, measure, replace_wrong
+from actors.probe import check_probe, measure, replace_wrong
 from actors.rollout import RolloutGroup
 from actors.weights import TransferFailed, TransferReceipt
 
@@ -34,7 +35,7 @@ class WeightSync:
         self._learner, self._group, self._tolerance = learner, group, tolerance
         self._probe = [list(sequence) for sequence in probe]
         self._version: int | None = None
-        self._wanted = Wanted(())  # by the learner, of the probe, at `_version` and when it was last published
+        self._expected: Sequence[NDArray[np.float32]] = ()  # by the learner, of the probe, at `_version`
         self._measured: dict[str, float] = {}
         group.refit = self.refit
 
@@ -60,12 +61,11 @@ class WeightSync:
             receipt = self._send(engines, version)
             self._group.published(WeightsRef(version, receipt.path))
             sent = time.monotonic()
-            now = self._learner.log_probs([np.asarray(s, dtype=np.int32) for s in self._probe], 1.0)
-            wanted = Wanted(now, before=self._wanted.now)
+            expected = self._learner.log_probs([np.asarray(s, dtype=np.int32) for s in self._probe], 1.0)
             gaps = check_probe(
-                self._group, wanted, self._probe, self._tolerance, lambda engines: self.refit(engines, self.ref)
+                self._group, expected, self._probe, self._tolerance, lambda engines: self.refit(engines, self.ref)
             )
-            self._version, self._wanted = version, wanted
+            self._version, self._expected = version, expected
         self._measured = {
             "engine_gap_mean": max(gap.mean for gap in gaps.values()),
             "engine_gap_max": max(gap.max for gap in gaps.values()),
@@ -93,7 +93,7 @@ class WeightSync:
                 raise PolicyGone(f"weights {wanted.version} are gone, the learner is back at {version}")
             self._send(engines, version)
             if version == self._version:
-                gaps = measure(self._group, self._wanted, self._probe, engines)
+                gaps = measure(self._group, self._expected, self._probe, engines)
                 replace_wrong(self._group, gaps, self._tolerance)
         finally:
             self._learner.turn.release()
