@@ -7,7 +7,14 @@ from typing import Any
 
 
 class GangLost(RuntimeError):
-    """A rank died or stayed silent; the whole gang has been ended. `LearnerGroup.rebuild`, then replay."""
+    """A rank died or stayed silent, `doing` what it was asked for; the whole gang has been ended.
+
+    `LearnerGroup.rebuild`, then replay.
+    """
+
+    def __init__(self, why: str, doing: str = "") -> None:
+        super().__init__(f"{doing}: {why}" if doing else why)
+        self.doing = doing
 
 
 class NonFiniteSteps(RuntimeError):

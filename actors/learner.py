@@ -248,16 +248,16 @@ class LearnerGroup:
                     for call in pending:  # a stopped process would outlive a polite request
                         rank = calls.index(call)
                         watchdog.end_stuck(self._ranks[rank], f"learner-{rank}", (method,), deadline_seconds)
-                    raise GangLost(f"{method}: {len(pending)} ranks silent for {deadline_seconds:.0f} s")
+                    raise GangLost(f"{len(pending)} ranks silent for {deadline_seconds:.0f} s", method)
                 ray.get(done)
         except (GangLost, ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
             self._end()
-            raise GangLost(f"{method}: {' '.join(str(error).split())[:300]}") from error
+            raise GangLost(" ".join(str(error).split())[:300], method) from error
         except ray.exceptions.RayTaskError as error:
             dead = _died(pending)  # then this rank only noticed, in a collective
             self._end()  # its peers now wait in a collective that will not come
             if dead is not None:
-                raise GangLost(f"{method}: {' '.join(str(dead).split())[:300]}") from error
+                raise GangLost(" ".join(str(dead).split())[:300], method) from error
             raise error.as_instanceof_cause() from error
         return ray.get(calls)
 
