@@ -38,7 +38,6 @@ ITERATIONS, PROMPTS, SAMPLES = 20, 4, 4
 SANDBOX_DEADLINE = 20.0
 READY = 4  # deadlines: in which an engine or a rank becomes ready, on a busy machine too
 LEARNER_READY = 20.0
-GAP = 6  # between two attacks, in times of becoming ready alone: several that start at once on two cores take longer
 
 
 def tree(model: Path, run: str, mode: str, deadline: float) -> dict[str, Any]:
@@ -69,15 +68,17 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 @pytest.mark.parametrize(
-    ("model", "mode", "deadline"),
+    # `gap` between two attacks is in times of becoming ready alone: several that start at once on two cores take longer,
+    # and between two that each stop the run for a deadline an iteration has to fit.
+    ("model", "mode", "deadline", "gap"),
     [
-        ("tiny_llama", "synchronous", 20.0),
-        ("tiny_llama", "asynchronous", 20.0),
-        ("smollm2", "asynchronous", 60.0),
+        ("tiny_llama", "synchronous", 20.0, 6),
+        ("tiny_llama", "asynchronous", 20.0, 6),
+        ("smollm2", "asynchronous", 60.0, 10),
     ],
 )
 def test_a_run_under_attack_ends_and_its_episodes_are_whole_single_and_honest(
-    model: str, mode: str, deadline: float, request: pytest.FixtureRequest, ray_session: Any, runs_dir: Path
+    model: str, mode: str, deadline: float, gap: int, request: pytest.FixtureRequest, ray_session: Any, runs_dir: Path
 ) -> None:
     recipe = recipe_from_tree(tree(request.getfixturevalue(model), f"chaos-{model}-{mode}", mode, deadline))
     heard = Log()
@@ -89,7 +90,7 @@ def test_a_run_under_attack_ends_and_its_episodes_are_whole_single_and_honest(
         synthesize(run, fleet)
         encoder = seconds(lambda: ray.get(fleet.embedder.ready.remote(), timeout=300))
         ready = {"RolloutActor": engine, "SandboxActor": 5.0, "EmbedderActor": encoder, "_RankActor": LEARNER_READY}
-        gaps = {kind: GAP * seconds for kind, seconds in ready.items()}
+        gaps = {kind: gap * seconds for kind, seconds in ready.items()}
         chaos, tracker = Chaos(gaps, seed=7), Tracker(run)
         chaos.start()
         try:
