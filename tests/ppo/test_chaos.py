@@ -68,8 +68,8 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 @pytest.mark.parametrize(
-    # `gap` between two attacks is in times of becoming ready alone: several that start at once on two cores take longer,
-    # and between two that each stop the run for a deadline an iteration has to fit.
+    # `gap`, in times of becoming ready alone, lies between two attacks. Several that start at once on two cores take
+    # longer, and between two that each stop the run for a deadline an iteration has to fit.
     ("model", "mode", "deadline", "gap"),
     [
         ("tiny_llama", "synchronous", 20.0, 6),
