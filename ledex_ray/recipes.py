@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -22,9 +22,6 @@ from pydantic import BaseModel, ValidationError
 from ledex_ray.config import Recipe
 from ledex_ray.dotted import flatten
 from ledex_ray.errors import BadInput
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 
 def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
@@ -136,7 +133,7 @@ SHAPES = {
 }
 
 
-def _expected(error: ErrorDetails) -> str:
+def _expected(error: Mapping[str, Any]) -> str:
     return SHAPES.get(error["type"]) or error["msg"].replace("Input should be ", "").replace(
         "String should match", "text that matches"
     )

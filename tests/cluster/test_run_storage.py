@@ -60,6 +60,13 @@ def runs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return found
 
 
+def begun(recipe: Recipe) -> RunDirectory:
+    """A run of which one stage has finished, open."""
+    run = RunDirectory.open(recipe)
+    run.finish("synthesize", {})
+    return run
+
+
 def lose_disk() -> None:
     """What this machine knew of any run is gone, as on a new one."""
     shutil.rmtree(os.environ["LEDEX_WORK"], ignore_errors=True)
@@ -253,7 +260,7 @@ def test_a_storage_that_fails_for_a_moment_ends_no_run(runs: RemotePath, monkeyp
 
 
 def test_the_report_of_a_run_is_written_where_the_run_lies(runs: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
-    RunDirectory.open(Recipe()).close()
+    begun(Recipe()).close()
     monkeypatch.setenv("LEDEX_RUNS", "")
     lose_disk()
     done = CliRunner().invoke(app, ["report", str(runs / "run")])
@@ -272,8 +279,8 @@ def test_runs_at_urls_with_options_are_compared(runs: RemotePath, tmp_path: Path
 
 
 def test_a_copy_at_a_url_is_reported_on_and_no_other_run_is_begun(runs: RemotePath) -> None:
-    run = RunDirectory.open(Recipe())
-    for name in ("recipe.yaml", "versions.json"):
+    run = begun(Recipe())
+    for name in ("recipe.yaml", "versions.json", "synthesize/DONE.json"):
         (runs / "baseline" / name).put(run.root / name)
     run.close()
     before = set((runs / "run").files())
