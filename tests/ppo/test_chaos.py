@@ -98,10 +98,10 @@ def test_a_run_under_attack_ends_and_its_episodes_are_whole_single_and_honest(
         finally:
             chaos.end()
             tracker.close()
-            logging.getLogger().removeHandler(heard)
         store = EpisodeStore(run.root / STAGE / "episodes")
         episodes = [e for iteration in range(ITERATIONS) for e in store.read(iteration) or []]
-        wrong = dishonest(run, fleet, episodes)
+        wrong = dishonest(run, fleet, episodes)  # meets what was still stopped when the run ended
+    logging.getLogger().removeHandler(heard)
     run.close()
     print(f"attacks: {[(a.kind, a.signal.name) for a in chaos.attacks]}")
     assert {a.kind for a in chaos.attacks} == set(gaps)
