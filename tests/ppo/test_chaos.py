@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def test_a_run_under_attack_ends_and_its_episodes_are_whole_single_and_honest(
     recipe = recipe_from_tree(tree(request.getfixturevalue(model), f"chaos-{model}-{mode}", mode, deadline))
     heard = Log()
     logging.getLogger().addHandler(heard)
+    request.addfinalizer(partial(logging.getLogger().removeHandler, heard))
     logging.getLogger("actors").setLevel(logging.INFO)
     run = RunDirectory.open(recipe)
     with Fleet(recipe) as fleet:
@@ -101,7 +103,6 @@ def test_a_run_under_attack_ends_and_its_episodes_are_whole_single_and_honest(
         store = EpisodeStore(run.root / STAGE / "episodes")
         episodes = [e for iteration in range(ITERATIONS) for e in store.read(iteration) or []]
         wrong = dishonest(run, fleet, episodes)  # meets what was still stopped when the run ended
-    logging.getLogger().removeHandler(heard)
     run.close()
     print(f"attacks: {[(a.kind, a.signal.name) for a in chaos.attacks]}")
     assert {a.kind for a in chaos.attacks} == set(gaps)
