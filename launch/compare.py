@@ -17,7 +17,7 @@ from launch.costs import costs
 from launch.evaluator import STAGE
 from launch.measures import Measured, every_figure
 from launch.problem_sets import heldout_hashes
-from launch.report import SHOWING, Plot, environment, way
+from launch.report import SHOWING, Plot, difference, environment, metric_name, way
 from launch.rundir import find_run, read_json, read_parts, read_versions, write_atomically
 from ledex_ray.comparison import article_table, compared, share_problems
 from ledex_ray.config import Recipe
@@ -77,8 +77,8 @@ def compare(names: Sequence[str], out: Path) -> tuple[list[str], list[list[str]]
     return table
 
 
-def differences(first: Run, other: Run) -> list[tuple[str, str, str, str, str, bool]]:
-    """(model, mode, metric, run, "difference [low, high]", whether the interval excludes zero), in points."""
+def differences(first: Run, other: Run) -> list[tuple[str, str, str, str, str, int, bool]]:
+    """(model, mode, metric, run, "difference [low, high]", problems, whether it excludes zero), in points."""
     known = {_shared(m): m for m in first.measured}
     rows = []
     for m in other.measured:
@@ -91,13 +91,12 @@ def differences(first: Run, other: Run) -> list[tuple[str, str, str, str, str, b
             continue
         config = other.recipe.evaluation
         found = compared(a.result, m.result, a.tally, m.tally, bootstrap_seed=config.seed, resamples=config.bootstrap)
-        metric = f"{found.benchmark} {found.metric.replace('_at_k', '').replace('_', ' ')}" + (
-            f"@{found.k}" if found.k else ""
-        )
+        metric = f"{found.benchmark} {metric_name(found.metric, found.k)}"
         metric += " (fixed bugs)" if found.b.bugs == "fixed" else ""
         mode = way(asdict(found.b) | {"bugs": None})
-        text = f"{100 * found.difference:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-        rows.append((found.b.label, mode, metric, other.name, text, found.low > 0 or found.high < 0))
+        text = difference(found.difference, found.low, found.high)
+        sure = found.low > 0 or found.high < 0
+        rows.append((found.b.label, mode, metric, other.name, text, found.n_problems, sure))
     return rows
 
 

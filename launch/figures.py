@@ -29,6 +29,11 @@ VERDICT_COLOURS = {
     "REJECTED": "#78716c",
     "INFRA": "#111827",
 }
+REWARDS = {
+    "reward": "R(r) + R(e)",
+    "reward_refinement": "R(r)",
+    "reward_explanation": "R(e)",
+}
 REWARD_TERMS = {
     "tests_passed": "share of tests passed",
     "codebleu": "CodeBLEU",
@@ -40,7 +45,7 @@ Rows = Sequence[Mapping[str, Any]]
 def reward_curves(history: Rows) -> Figure:
     """R(r), R(e) and their sum by iteration, and the terms they are made of."""
     figure, (left, right) = subplots(2)
-    _lines(left, history, {"reward": "R(r) + R(e)", "reward_refinement": "R(r)", "reward_explanation": "R(e)"})
+    _lines(left, history, REWARDS)
     left.set_title("reward")
     _lines(right, history, REWARD_TERMS)
     right.set_title("terms")
@@ -51,8 +56,16 @@ def policy_curves(history: Rows) -> Figure:
     """KL to the reference, and how the update went."""
     figure, (left, right) = subplots(2)
     _lines(left, history, {"kl": "KL to the SFT model"})
-    left.set_title("KL")
-    _lines(right, history, {"clip_fraction": "clipped", "behaviour_gap_mean": "|old - mu|", "truncated": "cut off"})
+    left.set_title("KL a token (an estimate)")
+    _lines(
+        right,
+        history,
+        {
+            "clip_fraction": "share clipped",
+            "behaviour_gap_mean": "gap to the engine, nats",
+            "truncated": "share cut off",
+        },
+    )
     right.set_title("update")
     return figure
 

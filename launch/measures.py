@@ -112,6 +112,7 @@ class _Model:
         found: list[Measured] = []
         own = self._asked(base, "own")
         right, origin = {s.id for s in initial if s.passed}, {s.id: s.id for s in initial}
+        wrong = {s.parent_id: s.problem_id for s in own if s.round == 1 and s.parent_id in origin}
         lost: set[str] = set()  # to a fault
         for round in range(1, max((s.round for s in own), default=0) + 1):
             for s in (s for s in own if s.round == round):
@@ -123,8 +124,15 @@ class _Model:
             asked = _judged(s for s in own if s.round <= round)
             key = replace(base, round=round, bugs="own")
             found += self._pass_at_k(key, _without(initial, lost), right, _tokens([*initial, *asked]))
-            found += self._rates(key, asked)
-        return found + self._rates(replace(base, round=1, bugs="fixed"), _judged(self._asked(base, "fixed")))
+            fixed = tally_of((problem, id in right) for id, problem in wrong.items() if id not in lost)
+            found += self._measured(key, "repair_rate", fixed, _tokens(asked))
+            found += self._copy_rate(key, [s for s in asked if s.round == round])
+        fixed_bugs = _judged(self._asked(base, "fixed"))
+        key = replace(base, round=1, bugs="fixed")
+        repaired = tally_of((s.problem_id, s.passed) for s in fixed_bugs)
+        return (
+            found + self._measured(key, "repair_rate", repaired, _tokens(fixed_bugs)) + self._copy_rate(key, fixed_bugs)
+        )
 
     def _resampled(self, initial: Sequence[Sample]) -> list[Measured]:
         """Fresh samples in place of each refinement. The wrong samples of a problem share its fresh ones, which is fair
@@ -153,10 +161,9 @@ class _Model:
             found += self._measured(key, "pass_at_k", enough, tokens, k)
         return found
 
-    def _rates(self, key: Key, asked: Sequence[Sample]) -> list[Measured]:
-        passed, copied = (tally_of((s.problem_id, flag(s)) for s in asked) for flag in (_passed, _copied))
-        tokens = _tokens(asked)
-        return self._measured(key, "repair_rate", passed, tokens) + self._measured(key, "copy_rate", copied, tokens)
+    def _copy_rate(self, key: Key, asked: Sequence[Sample]) -> list[Measured]:
+        copied = tally_of((s.problem_id, s.copied) for s in asked)
+        return self._measured(key, "copy_rate", copied, _tokens(asked))
 
     def _measured(self, key: Key, metric: Metric, tally: Tally, tokens: int, k: int | None = None) -> list[Measured]:
         if not tally:
@@ -257,11 +264,3 @@ def _tokens(samples: Iterable[Sample]) -> int:
 
 def _without(samples: Iterable[Sample], ids: Collection[str]) -> list[Sample]:
     return [s for s in samples if s.id not in ids]
-
-
-def _passed(sample: Sample) -> bool:
-    return sample.passed
-
-
-def _copied(sample: Sample) -> bool:
-    return sample.copied

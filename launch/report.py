@@ -18,8 +18,8 @@ from launch import figures, figures_answers
 from launch.costs import Cost, costs
 from launch.rundir import RunDirectory, read_json, read_parts, read_versions, write_atomically
 from launch.shown import shown
-from launch.synthesis_summary import TABLE, table_rows
-from ledex_ray.comparison import MODES, article_table
+from launch.synthesis_summary import TABLE, counts_in_words, table_rows
+from ledex_ray.comparison import MODES, STAGES, article_table, percent
 from ledex_ray.evaluation import Sample
 from ledex_ray.published import BENCHMARKS, PUBLISHED, backbone_of
 from ledex_ray.recipes import dump_recipe, recipe_hash
@@ -94,11 +94,11 @@ def gather(run: RunDirectory) -> dict[str, Any]:
         "comparisons": comparison_rows(results["comparisons"]) if results else [],
         "repair": repair_rows(results["results"]) if results else [],
         "evaluation": run.summary("evaluation/heldout"),
-        "synthesis": {k: v for k, v in run.summary("synthesis").items() if k != "table"},
+        "synthesis": run.summary("synthesis"),
+        "counts": counts_in_words(run.summary("synthesis")),
         "table_1": table_rows(run.summary("synthesis")),
         "table_1_header": TABLE,
-        "sft": run.summary("sft"),
-        "ppo": run.summary("ppo"),
+        "kept": kept(run.summary("sft"), run.summary("ppo")),
         "plots": plots(run, samples, results["results"] if results else [], spent),
         "fixed": fixed,
         "failed": failed,
@@ -107,10 +107,22 @@ def gather(run: RunDirectory) -> dict[str, Any]:
         "overlaps": contamination(evaluation),
         "seen": [*run.recipe.problems.train_sets, run.recipe.problems.validation],
         "others": list(run.recipe.evaluation.models),
+        "modes": run.recipe.evaluation.modes,
         "published": published_rows(run.recipe.model.name),
         "backbone": backbone_of(run.recipe.model.name),
         "benchmarks": BENCHMARKS,
     }
+
+
+def kept(sft: Mapping[str, Any], ppo: Mapping[str, Any]) -> list[str]:
+    """Which model each training stage kept, in a sentence; nothing of a stage that measured nothing."""
+    told = []
+    if sft.get("best_loss") is not None:
+        told.append(f"SFT: the model of step {sft['best_step']} is kept, validation loss {sft['best_loss']:.3f}.")
+    if min(ppo.get("best_rate", -1), ppo.get("start_rate", -1)) >= 0:
+        rates = f"{ppo['best_rate']:.1%} of the validation bugs repaired, {ppo['start_rate']:.1%} before PPO"
+        told.append(f"PPO: the model of iteration {ppo['best_iteration']} is kept: {rates}.")
+    return told
 
 
 def versions(root: Path) -> dict[str, str]:
@@ -129,11 +141,13 @@ def plots(
         ("rounds", "pass@1 by round of refinement, with 95 % intervals", results, figures_answers.rounds_curve),
         ("flow", "What became of each wrong first sample when it was explained", samples, figures_answers.verdict_flow),
         ("verdicts", "Verdicts on held-out problems", samples, figures.verdict_bars),
-        ("reward", "Mean reward by PPO iteration, and its terms", ppo, figures.reward_curves),
+        ("reward", "Mean reward by PPO iteration (R(e): of answers that explain), and its terms", ppo,
+         figures.reward_curves),
         ("pass_rate", "Refinements that pass every test, by PPO iteration", ppo, figures.pass_curves),
-        ("calibration", "Reward against truth: PPO answers that pass, by what they were worth", episodes,
-         figures_answers.calibration),
-        ("policy", "KL and update by PPO iteration", ppo, figures.policy_curves),
+        ("calibration", "Reward against truth: PPO answers that pass, by what they were worth (large dots: many)",
+         episodes, figures_answers.calibration),
+        ("policy", "KL (estimated from the sampled tokens: it may be negative) and update by PPO iteration", ppo,
+         figures.policy_curves),
         ("sft_loss", "SFT loss", sft, figures.loss_curve),
         ("time", "Where the time went", {c.stage: c.seconds for c in spent if c.seconds}, figures.time_bars),
     ]  # fmt: skip
@@ -142,12 +156,16 @@ def plots(
 
 
 def examples(samples: Sequence[Sample]) -> tuple[list[Example], list[Example]]:
-    """(fixed, failed): refinements with explanation by the most trained model, of different problems."""
-    stages = [stage for stage in ("sft+rl", "sft", "prompt") if any(s.stage == stage for s in samples)]
+    """(fixed, failed): refinements with explanation of different problems, by the most trained model.
+
+    Of several that are trained alike it is the one that was measured last.
+    """
+    stage = next((stage for stage in reversed(STAGES) if any(s.stage == stage for s in samples)), "")
+    last = next((s.label for s in reversed(samples) if s.stage == stage), "")
     picked: dict[bool, dict[str, Example]] = {True: {}, False: {}}
     with Scorer() as scorer:
         for sample in sorted(samples, key=lambda s: s.id):
-            fits = sample.stage == stages[0] and sample.mode == "explain" and sample.explanation and sample.code
+            fits = sample.label == last and sample.mode == "explain" and sample.explanation and sample.code
             if fits and sample.problem_id not in picked[sample.passed] and len(picked[sample.passed]) < EXAMPLES:
                 picked[sample.passed][sample.problem_id] = _example(sample, scorer)
     return list(picked[True].values()), list(picked[False].values())
@@ -168,16 +186,25 @@ def published_rows(model: str) -> list[tuple[str, ...]]:
     ]
 
 
-def comparison_rows(comparisons: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str, bool]]:
-    """(metric, mode, a, b, "difference [low, high]", whether the interval excludes zero), points of a percent."""
+def comparison_rows(comparisons: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, int, bool]]:
+    """(metric, a, b, "difference [low, high]", problems, whether the interval excludes zero), points of a percent."""
     rows = []
     for c in comparisons:
         a, b = c["a"], c["b"]
-        metric = f"{c['benchmark']} {c['metric'].replace('_at_k', '')}" + (f"@{c['k']}" if c["k"] else "")
-        names = [side(x) for x in (a, b)]
-        text = f"{100 * c['difference']:+.1f} [{100 * c['low']:+.1f}, {100 * c['high']:+.1f}]"
-        rows.append((metric, b["mode"], names[0], names[1], text, c["low"] > 0 or c["high"] < 0))
+        text = difference(c["difference"], c["low"], c["high"])
+        metric = f"{c['benchmark']} {metric_name(c['metric'], c['k'])}"
+        rows.append((metric, side(a), side(b), text, c["n_problems"], c["low"] > 0 or c["high"] < 0))
     return rows
+
+
+def difference(value: float, low: float, high: float) -> str:
+    """A difference with its interval, in points of a percent."""
+    return f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def metric_name(metric: str, k: int | None) -> str:
+    """A metric of `evaluation.json` in words: pass@1, repair rate, copy rate."""
+    return f"pass@{k}" if k else metric.replace("_", " ")
 
 
 def side(key: Mapping[str, Any]) -> str:
@@ -200,8 +227,8 @@ def repair_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, st
             r["label"],
             way({**r, "bugs": None}),
             r["bugs"],
-            r["metric"].replace("_", " "),
-            f"{100 * r['value']:.1f} [{100 * r['low']:.1f}, {100 * r['high']:.1f}] of {r['n_samples']}",
+            metric_name(r["metric"], None),
+            f"{percent(r)} of {r['n_samples']}",
         )
         for r in results
         if r["metric"] != "pass_at_k"
@@ -209,8 +236,9 @@ def repair_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, st
 
 
 def _example(sample: Sample, scorer: Scorer) -> Example:
+    told = [sample.label, f"{sample.bugs} bug", *([f"round {sample.round}"] if sample.round > 1 else [])]
     return Example(
-        title=sample.problem_id,
+        title=f"{sample.problem_id} ({', '.join(told)})",
         explanation=_cut(sample.explanation),
         diff=tuple(marked_lines(scorer.diff(_cut(sample.wrong_code), _cut(sample.code)))),
     )

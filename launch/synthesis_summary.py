@@ -57,6 +57,27 @@ def table_1(
     return rows
 
 
+COUNTS = {
+    "solutions": "solutions",
+    "unique": "distinct",
+    "correct": "correct",
+    "infra": "lost to the infrastructure",
+    "wrong": "wrong, asked about",
+    "refinements": "refinements",
+    "verified": "verified",
+    "copied": "equal to the wrong code",
+    "canonical": "refined by a canonical solution",
+    "seeded": "seeded bugs",
+    "problems_too_long": "problems too long",
+    "wrong_too_long": "wrong ones too long",
+}
+
+
+def counts_in_words(summary: Mapping[str, object]) -> dict[str, object]:
+    """The counts of a finished synthesis by what they count, its table left out."""
+    return {COUNTS.get(key, key.replace("_", " ")): value for key, value in summary.items() if key != "table"}
+
+
 def table_rows(summary: Mapping[str, object]) -> list[list[str]]:
     """The table of a finished synthesis as text, columns as in TABLE; none for a run of an older release."""
     rows = summary.get("table")

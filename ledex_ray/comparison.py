@@ -232,7 +232,7 @@ def article_table(evaluation: Mapping[str, Any]) -> tuple[list[str], list[list[s
         c for metric in ("pass_at_k", "repair_rate", "copy_rate") for c in _sorted_columns(results, metric)
     )
     for r in results:
-        row, text = _row(r), f"{100 * r['value']:.1f} [{100 * r['low']:.1f}, {100 * r['high']:.1f}]"
+        row, text = _row(r), percent(r)
         first = last[row] > 1 and r["round"] == 1
         if first:
             cells.setdefault((*row, "first round"), {})[_column(r)] = text
@@ -260,6 +260,11 @@ def article_table(evaluation: Mapping[str, Any]) -> tuple[list[str], list[list[s
     return ["model", "mode", *columns], rows
 
 
+def percent(r: Mapping[str, Any]) -> str:
+    """A figure of `evaluation.json` with its interval, in percent."""
+    return f"{100 * r['value']:.1f} [{100 * r['low']:.1f}, {100 * r['high']:.1f}]"
+
+
 def _row(r: Mapping[str, Any]) -> tuple[Any, ...]:
     return r["stage"], r["label"], r["mode"], r["seed"], r["temperature"], r["feedback"]
 
@@ -268,7 +273,7 @@ def _column(r: Mapping[str, Any]) -> str:
     if r["metric"] == "pass_at_k":
         return f"{r['benchmark']} pass@{r['k']}"
     bugs = {"own": ", own bugs", "fixed": ", fixed bugs"}.get(r["bugs"] or "", "")
-    return f"{r['benchmark']} {r['metric'].removesuffix('_rate')}{bugs}"
+    return f"{r['benchmark']} {r['metric'].replace('_', ' ')}{bugs}"
 
 
 def _sorted_columns(results: Sequence[Mapping[str, Any]], metric: str) -> list[str]:

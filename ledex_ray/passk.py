@@ -62,7 +62,7 @@ def mean_pass_at_k(tally: Tally, k: int) -> float:
 def pass_at_k_estimate(tally: Tally, k: int, *, seed: int, resamples: int = RESAMPLES) -> Estimate:
     """Mean pass@k with its interval over problems."""
     values = np.array([pass_at_k(n, c, k) for n, c in tally.values()])
-    low, high = interval((values,), mean, seed=seed, resamples=resamples)
+    low, high = _share_interval((values,), mean, seed=seed, resamples=resamples)
     return Estimate(float(values.mean()), low, high, len(tally), sum(n for n, _ in tally.values()))
 
 
@@ -72,8 +72,22 @@ def rate_estimate(tally: Tally, *, seed: int, resamples: int = RESAMPLES) -> Est
     A problem weighs as many answers as were asked for it; problems without any are left out, ValueError if all are.
     """
     asked, counted = _columns({p: t for p, t in tally.items() if t[0]})
-    low, high = interval((counted, asked), ratio, seed=seed, resamples=resamples)
+    low, high = _share_interval((counted, asked), ratio, seed=seed, resamples=resamples)
     return Estimate(float(counted.sum() / asked.sum()), low, high, len(asked), int(asked.sum()))
+
+
+def _share_interval(
+    columns: tuple[Floats, ...], statistic: Callable[..., Floats], *, seed: int, resamples: int
+) -> tuple[float, float]:
+    """`interval` of a share, and where all n problems are at 0, or all at 1, the exact bound instead of no width.
+
+    A share of 1 - 0.05^(1/n) of problems that are otherwise would go unseen in n of them one time in twenty.
+    """
+    low, high = interval(columns, statistic, seed=seed, resamples=resamples)
+    unseen = 1 - (1 - CONFIDENCE) ** (1 / len(columns[0]))
+    if high == 0:
+        return 0.0, unseen
+    return (1 - unseen, 1.0) if low == 1 else (low, high)
 
 
 def _columns(tally: Tally) -> tuple[Floats, Floats]:

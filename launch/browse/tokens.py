@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class Token:
     reward_shade: int
     prob_shade: int
     ends_explanation: bool
+    before: str = ""  # what was said to the policy just before it, from the second turn on
 
 
 def load_tokenizer(root: Path) -> Any:
@@ -42,9 +43,8 @@ def load_tokenizer(root: Path) -> Any:
 
 
 def prompt_text(episode: Mapping[str, Any], tokenizer: Any) -> str:
-    """What the policy was shown, special tokens included."""
-    ids = [id for id, own in zip(episode["token_ids"], episode["loss_mask"], strict=True) if not own]
-    return str(tokenizer.decode(ids, skip_special_tokens=False)) if tokenizer is not None else ""
+    """What the policy was shown before its first token, special tokens included."""
+    return _decoded(episode["token_ids"][: _first(episode)], tokenizer)
 
 
 def answer_tokens(episode: Mapping[str, Any], tokenizer: Any) -> list[Token]:
@@ -61,9 +61,19 @@ def answer_tokens(episode: Mapping[str, Any], tokenizer: Any) -> list[Token]:
             reward_shade=reward_shade(episode["rewards"][i]),
             prob_shade=prob_shade(episode["behaviour_log_probs"][i]),
             ends_explanation=i == episode["explanation_end"],
+            before=visible(_decoded(episode["token_ids"][last + 1 : i], tokenizer)),
         )
-        for i, text in zip(places, texts, strict=True)
+        for last, i, text in zip([_first(episode) - 1, *places], places, texts, strict=False)
     ]
+
+
+def _first(episode: Mapping[str, Any]) -> int:
+    """The place of the first generated token; the length where there is none."""
+    return next((i for i, own in enumerate(episode["loss_mask"]) if own), len(episode["loss_mask"]))
+
+
+def _decoded(ids: Sequence[int], tokenizer: Any) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False)) if tokenizer is not None and len(ids) else ""
 
 
 def reward_shade(reward: float) -> int:

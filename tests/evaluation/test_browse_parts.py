@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.browse.diff import side_by_side
-from launch.browse.tokens import answer_tokens
+from launch.browse.tokens import answer_tokens, prompt_text
 from launch.shown import shown, visible
 from tests.evaluation.sample_run import RIGHT, WRONG, byte_tokenizer
 
@@ -37,17 +38,31 @@ def test_the_changed_part_of_a_line_is_marked() -> None:
 def test_tokens_join_to_the_answer(text: str) -> None:
     tokenizer = byte_tokenizer()
     ids = tokenizer.encode(text).ids
-    row = {
-        "token_ids": [5, *ids],
-        "loss_mask": [False, *[True] * len(ids)],
-        "behaviour_log_probs": [0.0] * (1 + len(ids)),
-        "rewards": [0.0] * (1 + len(ids)),
-        "weight_versions": [0] * (1 + len(ids)),
-        "explanation_end": -1,
-    }
-    tokens = answer_tokens(row, tokenizer)
+    tokens = answer_tokens(episode([5, *ids], [False, *[True] * len(ids)]), tokenizer)
     assert "".join(t.text for t in tokens) == visible(text)
     assert len(tokens) == len(ids)
+
+
+def test_what_is_said_between_two_turns_stands_between_them() -> None:
+    tokenizer = byte_tokenizer()
+    said = [("fix it", False), ("one", True), ("still wrong", False), ("two", True)]
+    ids = [tokenizer.encode(text).ids for text, _ in said]
+    own = [mine for (_, mine), turn in zip(said, ids, strict=True) for _ in turn]
+    row = episode([id for turn in ids for id in turn], own)
+    assert prompt_text(row, tokenizer) == "fix it"
+    tokens = answer_tokens(row, tokenizer)
+    assert [(t.before, t.text) for t in tokens] == [
+        ("still wrong" if i == 3 else "", c) for i, c in enumerate("onetwo")
+    ]
+    assert prompt_text(episode([5], [False]), tokenizer) and not answer_tokens(episode([5], [False]), tokenizer)
+
+
+def episode(ids: list[int], own: list[bool]) -> dict[str, Any]:
+    """An episode's row of these tokens, of which the policy wrote its own."""
+    nothing = [0.0] * len(ids)
+    versions = [0] * len(ids)
+    told = {"behaviour_log_probs": nothing, "rewards": nothing, "weight_versions": versions, "explanation_end": -1}
+    return {"token_ids": ids, "loss_mask": own} | told
 
 
 @given(st.text(), st.integers(1, 50), st.integers(1, 5))

@@ -199,7 +199,7 @@ def test_runs_of_one_name_keep_their_figures_apart(runs_dir: Path, tmp_path: Pat
         (runs_dir / "same").rename(tmp_path / folder / "same")
     out = tmp_path / "page.html"
     header, rows = compare([str(tmp_path / folder / "same") for folder in "ab"], out)
-    initial = header.index("own repair, own bugs")
+    initial = header.index("own repair rate, own bugs")
     by_model = {row[0]: row[initial].split()[0] for row in rows if row[1] == "explain, then revise, first round"}
     assert by_model == {"a/same: prompt": "16.7", "b/same: prompt": "66.7"}
     assert "<td>own repair rate</td><td>b/same</td><td>+50.0 [" in out.read_text()

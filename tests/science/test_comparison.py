@@ -122,7 +122,7 @@ def test_metrics_and_k_belong_together() -> None:
 
 def test_table_has_models_and_modes_down_and_attempts_across() -> None:
     header, rows = article_table(evaluation().to_json())
-    assert header == ["model", "mode", "mbpp pass@1", "mbpp repair, own bugs", "mbpp repair, fixed bugs"]
+    assert header == ["model", "mode", "mbpp pass@1", "mbpp repair rate, own bugs", "mbpp repair rate, fixed bugs"]
     assert [row[:2] for row in rows] == [
         ["prompt", "initial"],
         ["sft", "direct revision, first round"],

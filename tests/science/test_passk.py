@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledex_ray.passk import (
+    Estimate,
     mean_pass_at_k,
     pass_at_k,
     pass_at_k_estimate,
@@ -81,9 +84,19 @@ def test_interval_is_the_same_for_the_same_seed() -> None:
 
 
 def test_one_problem_and_equal_problems_have_no_spread() -> None:
-    for tally in ({"a": (5, 2)}, {"a": (5, 0), "b": (5, 0)}, {"a": (5, 5), "b": (5, 5)}):
+    for tally in ({"a": (5, 2)}, {"a": (5, 3), "b": (5, 3)}):
         estimate = pass_at_k_estimate(tally, 1, seed=0)
         assert estimate.low == estimate.value == estimate.high
+
+
+@pytest.mark.parametrize("estimate", [partial(pass_at_k_estimate, k=1), rate_estimate])
+def test_none_right_and_all_right_are_no_certainty(estimate: Callable[..., Estimate]) -> None:
+    none, every = ({str(i): (4, c) for i in range(58)} for c in (0, 4))
+    low = estimate(none, seed=0)
+    assert (low.low, low.value) == (0, 0)
+    assert (1 - low.high) ** 58 == pytest.approx(0.05)  # so many problems without one, one time in twenty
+    high = estimate(every, seed=0)
+    assert (high.value, high.high) == (1, 1) and 1 - high.low == pytest.approx(low.high)
 
 
 def test_interval_covers_the_true_rate_about_as_often_as_it_says() -> None:
