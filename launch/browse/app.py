@@ -122,6 +122,7 @@ class _Pages:
         wanted = read_filter(request.query_params)
         before, after, position = neighbours(wanted.rows(self.index.table), file, row)
         light = found.light
+        children, n_children = self.index.children(light["id"])
         return self._page(
             "browse_answer.html.j2",
             answer=found,
@@ -130,7 +131,8 @@ class _Pages:
             page=1 + max(position, 0) // PAGE,
             query=urlencode(_query(wanted)),
             parent=self.index.by_id(light["parent"]) if light["parent"] else None,
-            children=self.index.children(light["id"]),
+            children=children,
+            n_children=n_children,
         )
 
     def raw(self, request: Request) -> Response:

@@ -131,10 +131,10 @@ class RunIndex:
         """The light row of the answer with this id; None where there is none."""
         return _first(self.table.filter(pc.equal(self.table["id"], id)))
 
-    def children(self, id: str, most: int = 50) -> list[dict[str, Any]]:
-        """Light rows of what was asked for on top of this answer: refinements, episodes."""
-        rows: list[dict[str, Any]] = self.table.filter(pc.equal(self.table["parent"], id)).slice(0, most).to_pylist()
-        return rows
+    def children(self, id: str, most: int = 50) -> tuple[list[dict[str, Any]], int]:
+        """Light rows of what was asked for on top of this answer (refinements, episodes), and how many there are."""
+        found = self.table.filter(pc.equal(self.table["parent"], id))
+        return found.slice(0, most).to_pylist(), found.num_rows
 
     def full(self, file: str, row: int) -> dict[str, Any]:
         """Every column of one answer, as plain data. The place must be one that `row` knows."""
