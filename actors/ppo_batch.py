@@ -103,7 +103,7 @@ def estimate(
     counts = scored.sequences.counts
     task = [torch.from_numpy(at_predictions(e, e.rewards)) for e in scored.episodes]
     metrics = {"reward_mean": float(np.mean([e.score for e in scored.episodes]))}
-    rewards = task
+    rewards, penalties = task, None
     if scored.reference is not None and scored.learner is not None:
         metrics["kl"] = float(torch.cat(_differences(scored.learner, scored.reference)).mean())
         if config.kl_placement == "reward":
@@ -111,12 +111,16 @@ def estimate(
                 kl_estimate(own, ref, config.kl_estimator)
                 for own, ref in zip(scored.learner, scored.reference, strict=True)
             ]
-            rewards = [r - state.kl_coef * kl for r, kl in zip(task, estimates, strict=True)]
+            penalties = [state.kl_coef * kl for kl in estimates]
+            rewards = [r - penalty for r, penalty in zip(task, penalties, strict=True)]
     metrics["kl_coef"] = state.kl_coef if scored.reference is not None else 0.0
     returns: list[Tensor] | None = None
     if config.algorithm in ("grpo", "rloo"):
-        relative = grpo if config.algorithm == "grpo" else rloo
-        scores = relative([float(r.sum()) for r in rewards], [e.group_id for e in scored.episodes])
+        relative, groups = grpo if config.algorithm == "grpo" else rloo, [e.group_id for e in scored.episodes]
+        scores = relative([float(r.sum()) for r in task], groups)
+        if penalties is not None:  # never by a group's deviation: in one whose rewards agree it would be the KL's own
+            against = rloo([float(p.sum()) for p in penalties], groups)
+            scores = [score - penalty for score, penalty in zip(scores, against, strict=True)]
         advantages = [torch.full((n,), score) for n, score in zip(counts, scores, strict=True)]
         raw = torch.cat(advantages)
     else:

@@ -145,20 +145,17 @@ class PPOUpdate:
             },
         )
         shares = self.packer.share(sequences)
-        result = None
+        results = []
         if not (warming and self.critic is not None):
-            result = self.policy.step(
-                [self._policy_closure(share, chosen, sums, warming) for share in shares], head_alone=warming
-            )
+            closures = [self._policy_closure(share, chosen, sums, warming) for share in shares]
+            results.append(self.policy.step(closures, head_alone=warming))
         if self.critic is not None:
-            critic_result = self.critic.step([self._critic_closure(share, chosen, sums) for share in shares])
-            result = result or critic_result
-        assert result is not None
-        ids = [scored.episodes[i].id for i in items]
-        sums.step(result.grad_norm, result.lr, applied=result.applied)
-        self.state.skipped_in_a_row = 0 if result.applied else self.state.skipped_in_a_row + 1
+            results.append(self.critic.step([self._critic_closure(share, chosen, sums) for share in shares]))
+        applied = all(result.applied for result in results)
+        sums.step(results[0].grad_norm, results[0].lr, applied=applied)
+        self.state.skipped_in_a_row = 0 if applied else self.state.skipped_in_a_row + 1
         if self.state.skipped_in_a_row >= 3:
-            raise NonFiniteSteps(ids)
+            raise NonFiniteSteps([scored.episodes[i].id for i in items])
 
     def _policy_closure(self, share: MicroBatch, chosen: _Chosen, sums: _Sums, warming: bool) -> Callable[[], Tensor]:
         def compute() -> Tensor:

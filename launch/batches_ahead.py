@@ -44,7 +44,7 @@ class BatchesAhead:
     def call_off(self) -> None:
         """Returns when nothing is being collected any more; what is taken next is collected anew."""
         self._off.set()
-        for future in self._coming.values():
+        for future in reversed(self._coming.values()):  # one that begins meanwhile has its turn: those before it run
             future.cancel()
         wait(self._coming.values())
         self._coming.clear()

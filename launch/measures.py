@@ -113,7 +113,9 @@ class _Model:
         own = self._asked(base, "own")
         right, origin = {s.id for s in initial if s.passed}, {s.id: s.id for s in initial}
         wrong = {s.parent_id: s.problem_id for s in own if s.round == 1 and s.parent_id in origin}
-        lost: set[str] = set()  # to a fault
+        lost: set[str] = (
+            set()
+        )  # to a fault: in no rate, and still wrong in pass@k, or failing problems alone would leave it
         for round in range(1, max((s.round for s in own), default=0) + 1):
             for s in (s for s in own if s.round == round):
                 if s.parent_id not in origin:
@@ -123,7 +125,7 @@ class _Model:
                 lost |= {origin[s.id]} if s.status == Status.INFRA else set()
             asked = _judged(s for s in own if s.round <= round)
             key = replace(base, round=round, bugs="own")
-            found += self._pass_at_k(key, _without(initial, lost), right, _tokens([*initial, *asked]))
+            found += self._pass_at_k(key, initial, right, _tokens([*initial, *asked]))
             fixed = tally_of((problem, id in right) for id, problem in wrong.items() if id not in lost)
             found += self._measured(key, "repair_rate", fixed, _tokens(asked))
             found += self._copy_rate(key, [s for s in asked if s.round == round])

@@ -6,6 +6,7 @@ The model with the lowest validation loss is kept in `sft/model`.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -73,6 +74,13 @@ def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
             config.optimizer.warmup_steps,
             config.optimizer.lr,
         )
+    if config.validation_fraction and not validation:
+        log.warning(
+            "sft: %d problems are too few to hold back sft.validation_fraction=%g of them: no validation loss, nothing "
+            "for sft.patience to go by, and the last model is kept",
+            len({_problem(e) for e in training}),
+            config.validation_fraction,
+        )
     learner = LearnerGroup(
         recipe.learner, recipe.model, fleet.model_path, config.optimizer, total_steps=len(batches), seed=config.seed
     )
@@ -96,11 +104,13 @@ def sft(run: RunDirectory, fleet: Fleet, tracker: Tracker) -> None:
     finally:
         learner.shutdown()
     counts = {kind: sum(e.kind == kind for e in training) for kind in config.kinds}
-    log.info("sft: %s examples, best validation loss %.4f at step %d", counts, progress.best_loss, progress.best_step)
+    measured = f"best validation loss {progress.best_loss:.4f}" if validation else "nothing held back to validate on"
+    log.info("sft: %s examples, %s, the model of step %d is kept", counts, measured, progress.best_step)
     run.finish(
         STAGE,
         {
             **asdict(progress),
+            "best_loss": progress.best_loss if validation else None,
             "examples": counts,
             "tokens": sum(len(e.token_ids) for batch in batches[: progress.step] for e in batch),
         },
@@ -186,7 +196,7 @@ def _validate(
     best: BestModel, learner: LearnerGroup, validation: Sequence[SupervisedExample], progress: Progress
 ) -> dict[str, float]:
     """Measures the validation loss and keeps the model when it is the lowest so far (or nothing is held back)."""
-    loss = learner.sft_loss(validation) if validation else 0.0
+    loss = learner.sft_loss(validation) if validation else math.inf
     if loss < progress.best_loss or not validation:
         progress.best_loss, progress.best_step, progress.without_improvement = loss, progress.step, 0
         learner.export_model(best.staged(progress.step))

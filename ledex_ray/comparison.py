@@ -18,7 +18,7 @@ from ledex_ray.passk import (
     Estimate,
     Floats,
     Tally,
-    interval,
+    difference_interval,
     mean,
     pass_at_k,
     pass_at_k_estimate,
@@ -140,8 +140,8 @@ def paired_difference(a: Tally, b: Tally, *, k: int | None, seed: int, resamples
 
     ValueError where no problem is in both (for rates: with an answer on each side).
     """
-    columns, statistic = _paired(a, b, k)
-    low, high = interval(columns, statistic, seed=seed, resamples=resamples)
+    columns, statistic, by_problem = _paired(a, b, k)
+    low, high = difference_interval(columns, statistic, by_problem, seed=seed, resamples=resamples)
     return Estimate(float(statistic(*columns)), low, high, len(columns[0]))
 
 
@@ -154,15 +154,16 @@ def _common(a: Tally, b: Tally, k: int | None) -> list[str]:
     return [p for p in a if p in b and (k is not None or (a[p][0] and b[p][0]))]
 
 
-def _paired(a: Tally, b: Tally, k: int | None) -> tuple[tuple[Floats, ...], Callable[..., Floats]]:
-    """What `interval` takes for the difference: values by problem, and what makes one figure of them."""
+def _paired(a: Tally, b: Tally, k: int | None) -> tuple[tuple[Floats, ...], Callable[..., Floats], Floats]:
+    """What `difference_interval` takes: columns, what makes one figure of them, and the difference by problem."""
     common = _common(a, b, k)
     if not common:
         raise ValueError("the two sides share no problem")
     if k is not None:
-        return (np.array([pass_at_k(*b[p], k) - pass_at_k(*a[p], k) for p in common]),), mean
-    counts = (np.array([t[p][i] for p in common], dtype=np.float64) for t in (a, b) for i in (1, 0))
-    return tuple(counts), _rate_difference
+        by_problem = np.array([pass_at_k(*b[p], k) - pass_at_k(*a[p], k) for p in common])
+        return (by_problem,), mean, by_problem
+    counts = tuple(np.array([t[p][i] for p in common], dtype=np.float64) for t in (a, b) for i in (1, 0))
+    return counts, _rate_difference, counts[2] / counts[3] - counts[0] / counts[1]
 
 
 def _rate_difference(*columns: Floats, axis: int = -1) -> Floats:
@@ -197,7 +198,7 @@ def seeded_difference(
         raise ValueError(f"seeds are pooled for pass@1 and rates, not for pass@{k}")
     by_seed = []
     for one, other in zip(a, b, strict=True):
-        columns, statistic = _paired(one, other, k)
+        columns, statistic, _ = _paired(one, other, k)
         by_seed.append(float(statistic(*columns)))
     found = paired_difference(pooled(a), pooled(b), k=k, seed=seed, resamples=resamples)
     return SeededDifference(found, tuple(by_seed))

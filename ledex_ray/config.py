@@ -256,7 +256,9 @@ class PPOConfig(Section):
     gamma: float = Field(1.0, gt=0, le=1)
     lam: float = Field(1.0, ge=0, le=1)
     kl_coef: float = Field(0.05, ge=0)
-    kl_target: float | None = Field(None, gt=0, description="Adaptive KL controller's target; none: fixed.")
+    kl_target: float | None = Field(
+        None, gt=0, description="Adaptive KL controller's target in nats a token; none: fixed."
+    )
     kl_placement: Literal["reward", "loss"] = "reward"
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
     tis_cap: float = Field(2.0, gt=0, description="C of truncated importance sampling.")

@@ -18,6 +18,7 @@ Tally = Mapping[str, tuple[int, int]]
 Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+LEAST_DIFFERING = 6  # problems; of five that are all on one side a sign test says p = 0.06
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,40 @@ def rate_estimate(tally: Tally, *, seed: int, resamples: int = RESAMPLES) -> Est
 def _share_interval(
     columns: tuple[Floats, ...], statistic: Callable[..., Floats], *, seed: int, resamples: int
 ) -> tuple[float, float]:
-    """`interval` of a share, and where all n problems are at 0, or all at 1, the exact bound instead of no width.
-
-    A share of 1 - 0.05^(1/n) of problems that are otherwise would go unseen in n of them one time in twenty.
-    """
+    """`interval` of a share, and where all n problems are at 0, or all at 1, the exact bound instead of no width."""
     low, high = interval(columns, statistic, seed=seed, resamples=resamples)
-    unseen = 1 - (1 - CONFIDENCE) ** (1 / len(columns[0]))
+    unseen = _unseen(len(columns[0]))
     if high == 0:
         return 0.0, unseen
     return (1 - unseen, 1.0) if low == 1 else (low, high)
+
+
+def difference_interval(
+    columns: tuple[Floats, ...],
+    statistic: Callable[..., Floats],
+    by_problem: Floats,
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> tuple[float, float]:
+    """`interval` of a difference of shares; `by_problem` has each problem's own, in [-1, 1].
+
+    Where all agree it has the exact bound (the problems not seen may differ by anything) instead of no width. Where
+    fewer than six problems differ at all it holds zero: nothing is shown by them.
+    """
+    low, high = interval(columns, statistic, seed=seed, resamples=resamples)
+    if np.ptp(by_problem) < 1e-12:
+        unseen = _unseen(len(by_problem))
+        middle = (1 - unseen) * float(by_problem[0])
+        low, high = middle - unseen, middle + unseen
+    if np.count_nonzero(by_problem) < LEAST_DIFFERING:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return low, high
+
+
+def _unseen(n: int) -> float:
+    """The share of problems that are otherwise which would go unseen in `n` of them one time in twenty."""
+    return float(1 - (1 - CONFIDENCE) ** (1 / n))
 
 
 def _columns(tally: Tally) -> tuple[Floats, Floats]:

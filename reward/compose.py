@@ -152,9 +152,7 @@ def compose(
         else:
             if arm.executes:
                 _refuse_untrusted(verdict, allow_weak)
-            value = arm.refinement(inputs)
-            refinement, explanation = value if isinstance(value, tuple) else (value, explanation)
-            _refuse_infinite(refinement, explanation)
+            refinement, explanation = _given(arm.refinement(inputs), explanation)
     except Unscorable as reason:
         return Reward(0.0, 0.0 if explain else None, (*reasons, str(reason)), False, _measured(inputs))
     curves = _measured(inputs) | {"reward_refinement": refinement}
@@ -209,10 +207,13 @@ def _refuse_untrusted(verdict: Verdict | None, allow_weak: bool) -> None:
         raise Unscorable("tests: weak verdict")
 
 
-def _refuse_infinite(*values: Any) -> None:
-    for value in values:
-        if value is not None and not (isinstance(value, int | float | np.number) and math.isfinite(value)):
-            raise Unscorable(f"arm: gave {value!r}, not a finite number")
+def _given(value: Any, explanation: float | None) -> tuple[float, float | None]:
+    """(R(r), R(e)) of what an arm gave: R(r) alone, or both. Raises Unscorable for anything else."""
+    parts = value if isinstance(value, tuple) else (value, explanation)
+    finite = [isinstance(part, int | float | np.number) and math.isfinite(part) for part in parts]
+    if len(parts) != 2 or not finite[0] or not (finite[1] or parts[1] is None):
+        raise Unscorable(f"arm: gave {value!r}, not a finite number or (R(r), R(e) or None)")
+    return parts[0], parts[1]
 
 
 def _package_codebleu(inputs: Inputs) -> float:

@@ -17,7 +17,7 @@ from launch.compare import Run, compare, differences, short_names
 from launch.costs import costs, stage_gpus
 from launch.figures_answers import bins_of, flow_of, read_episodes, rounds_curve
 from launch.measures import every_figure, measure
-from launch.report import report
+from launch.report import kept, report
 from launch.rundir import RunDirectory, write_part
 from ledex_ray.errors import BadInput
 from ledex_ray.evaluation import Sample
@@ -296,3 +296,8 @@ def test_a_browser_shows_the_comparison(run: RunDirectory, runs_dir: Path, tmp_p
     assert page.value("document.documentElement.scrollWidth") <= 390
     page.size(1280, 900)
     assert page.heard() == []
+
+
+def test_a_stage_that_measured_nothing_claims_no_measure() -> None:
+    assert kept({"best_loss": None, "best_step": 12}, {}) == []
+    assert "step 12" in kept({"best_loss": 0.5, "best_step": 12}, {})[0]

@@ -195,3 +195,14 @@ def test_advantage_metrics_are_of_one_scale_before_whitening(settings_: dict[str
     if config.algorithm != "grpo":
         assert low == pytest.approx(-100, rel=0.06) and high == 900  # the rewards themselves, before whitening
         assert torch.cat(advantages).abs().max() < 2
+
+
+def test_a_group_whose_rewards_agree_is_moved_by_its_kl_alone_and_by_no_more_than_the_coefficient() -> None:
+    config = PPOConfig(algorithm="grpo", kl_coef=0.05)
+    batch = [answer(id, -5.0) for id in "abcd"]
+    own = [torch.tensor([0.0, kl]) for kl in (0.001, -0.002, 0.0, 0.001)]
+    sequences = Sequences([e.token_ids for e in batch], [e.loss_mask for e in batch])
+    scored = Scored(batch, sequences, own, own, own, [torch.zeros(2)] * 4, None)
+    advantages, _, _ = estimate(config, PPOState(0.05), scored, separated=False)
+    expected = [-0.05 * 4 / 3 * kl for kl in (0.001, -0.002, 0.0, 0.001)]  # less the mean of the others
+    assert [float(a[0]) for a in advantages] == pytest.approx(expected, abs=1e-7)

@@ -49,13 +49,14 @@ def test_one_step_equals_plain_pytorch(algorithm: str, small_llama: Path, other_
         everything = torch.cat(advantages)
         advantages = [(a - everything.mean()) / everything.std(unbiased=False) for a in advantages]
     else:
-        scores = [float(r.sum()) for r in rewards]
+        scores, task = [float(r.sum()) for r in rewards], [float(e.rewards.sum()) for e in scored]
         for index, episode in enumerate(scored):
-            group = [s for s, e in zip(scores, scored, strict=True) if e.group_id == episode.group_id]
-            others = [s for j, s in enumerate(scores) if scored[j].group_id == episode.group_id and j != index]
-            value = scores[index] - statistics.mean(others)
-            if algorithm == "grpo":
-                value = (scores[index] - statistics.mean(group)) / (statistics.stdev(group) + 1e-4)
+            others = [j for j, e in enumerate(scored) if e.group_id == episode.group_id and j != index]
+            value = scores[index] - statistics.mean(scores[j] for j in others)
+            if algorithm == "grpo":  # the task's part by its deviation, the KL's as it is
+                group = [task[j] for j in (index, *others)]
+                kl = value - (task[index] - statistics.mean(task[j] for j in others))
+                value = (task[index] - statistics.mean(group)) / (statistics.stdev(group) + 1e-4) + kl
             advantages.append(torch.full((len(rewards[index]),), value))
     mu = [torch.from_numpy(e.behaviour_log_probs[w]) for e, w in zip(scored, where, strict=True)]
     terms = [

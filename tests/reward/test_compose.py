@@ -267,6 +267,8 @@ class TestUsersArm:
             "def text(inputs):\n    return 'high'\n"
             "def broken(inputs):\n    return inputs.nothing\n"
             "def late(inputs):\n    return 1 / (inputs.terms.n_nodes - 10)\n"
+            "def sometimes(inputs):\n    return inputs.terms.n_nodes - 9 or None\n"
+            "def three(inputs):\n    return (0.5, 0.5) if inputs.terms.n_nodes < 10 else (0.5, 0.5, 0.5)\n"
             "value = 3\n"
         )
         monkeypatch.chdir(tmp_path)
@@ -280,6 +282,17 @@ class TestUsersArm:
     def test_a_pair_sets_the_explanation_too(self) -> None:
         reward = compose(resolve_arm("my_reward:pair"), terms(), verdict(4), 0.9, explain=True)
         assert (reward.refinement, reward.explanation) == (0.5, -0.5)
+
+    def test_a_number_alone_leaves_the_explanation_the_papers_reward(self) -> None:
+        reward = compose(resolve_arm("my_reward:plain"), terms(), verdict(4), 0.7, explain=True)
+        assert (reward.refinement, reward.explanation) == (1.0, 0.0)
+
+    @pytest.mark.parametrize(("name", "nodes"), [("sometimes", 9), ("three", 10)])
+    def test_what_is_no_reward_leaves_that_one_answer_unscored(self, name: str, nodes: int) -> None:
+        arm = resolve_arm(f"my_reward:{name}")
+        assert compose(arm, terms(n_nodes=8), verdict(4), 0.7, explain=True).scored
+        odd = compose(arm, terms(n_nodes=nodes), verdict(4), 0.7, explain=True)
+        assert not odd.scored and odd.unscored[0].startswith("arm: gave ")
 
     def test_an_infrastructure_fault_never_reaches_it(self) -> None:
         assert not compose(resolve_arm("my_reward:plain"), terms(), Verdict(Status.INFRA), explain=False).scored

@@ -46,7 +46,19 @@ def test_swapping_the_sides_turns_the_sign(pairs: list[tuple[int, int]]) -> None
 
 def test_a_model_against_itself_differs_by_nothing() -> None:
     found = paired_difference(A, A, k=1, seed=0)
-    assert (found.low, found.value, found.high) == (0, 0, 0)
+    assert found.value == 0 and found.high == pytest.approx(1 - 0.05 ** (1 / 40)) == -found.low  # no certainty
+
+
+@pytest.mark.parametrize("k", [1, None])
+def test_few_problems_show_nothing(k: int | None) -> None:
+    one = paired_difference({"a": (4, 0)}, {"a": (4, 1)}, k=k, seed=0)
+    assert one.low < 0 < one.value == 0.25 < one.high
+    for differing, shown in ((5, False), (6, True)):
+        better = {p: (n, c + (i < differing)) for i, (p, (n, c)) in enumerate(A.items())}
+        found = seeded_difference([A], [better], k=k, seed=0)
+        assert found.shown is shown and found.pooled.low <= found.pooled.value < found.pooled.high
+    alike = {p: (n, c + 3) for p, (n, c) in A.items()}
+    assert 0 < paired_difference(A, alike, k=k, seed=0).low < 0.3
 
 
 def test_pairing_is_narrower_than_two_intervals_apart() -> None:
