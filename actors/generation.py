@@ -69,14 +69,11 @@ class EngineInfo:
 
     pid: int
     node_id: str
-    host: str
     incarnation: str
     held: WeightsRef
     streamed: bool
     dtype: str
-    transfer: str
     workers: int
-    max_model_len: int
     ready_seconds: float
 
 

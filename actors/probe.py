@@ -60,16 +60,20 @@ def check_probe(
     """The gaps of all engines that answer, each mean within `tolerance`.
 
     An engine over it is refitted; one still over it is replaced, and refitted before it serves (its gap is left out).
-    Raises PolicyMismatch where no engine is left within the tolerance: then it is the learner's side that is wrong;
-    TransferFailed where none answers.
+    Where none is left, those that came back are measured once more. Raises PolicyMismatch where none of them is within
+    the tolerance either: then it is the learner's side that is wrong; TransferFailed where none answers.
     """
-    gaps = measure(group, learner, probe)
-    if not gaps:  # every engine was lost since the transfer
-        group.wait_until_serving()
-        refit(group.engines)
-        gaps = measure(group, learner, probe)
-        if not gaps:
-            raise TransferFailed("no engine answers the probe")
+
+    def measured_anew() -> dict[str, Gap]:
+        back = group.wait_until_serving()
+        if not back:
+            raise TransferFailed("no engine is back")
+        refit(back)
+        return measure(group, learner, probe, back)
+
+    gaps = measure(group, learner, probe) or measured_anew()  # every engine was lost since the transfer
+    if not gaps:
+        raise TransferFailed("no engine answers the probe")
     wrong = [name for name, gap in gaps.items() if not gap.mean <= tolerance]
     if wrong:
         log.warning("policy gap %s over %g; refitting", {n: gaps[n] for n in wrong}, tolerance)
@@ -77,6 +81,8 @@ def check_probe(
         refit(engines)
         refitted = measure(group, learner, probe, engines)
         gaps = {n: g for n, g in gaps.items() if n not in wrong} | replace_wrong(group, refitted, tolerance)
+    if not gaps:
+        gaps = {name: gap for name, gap in measured_anew().items() if gap.mean <= tolerance}
     if not gaps:
         raise PolicyMismatch(f"no engine within {tolerance:g} of the learner")
     return gaps

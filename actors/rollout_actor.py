@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from actors import watchdog
 from actors.engine import completion, sampling_params, scoring_params, start_engine
 from actors.generation import EngineInfo, Generation, GenerationRequest, NeedsRefit, WeightsRef, satisfies
 from actors.places import is_url
-from actors.precision import resolve_precision
+from actors.precision import openmp_environment, resolve_precision
 from actors.usage import Busy, Usage
 from ledex_ray.config import ModelConfig, RolloutConfig
 
@@ -35,6 +34,8 @@ class RolloutActor:
 
     def __init__(self, held: WeightsRef, config: RolloutConfig, model: ModelConfig, transfer: str, executor: str):
         watchdog.arm()
+        if not config.gpus and config.threads is None:  # all cores of this node, not of the driver's
+            os.environ.update(openmp_environment(len(os.sched_getaffinity(0))))
         started = time.monotonic()
         self._incarnation = uuid.uuid4().hex
         self._held = held
@@ -46,7 +47,6 @@ class RolloutActor:
         self._update = asyncio.Lock()  # one weight update at a time
         self._steps = asyncio.Condition()
         self._next = ("", 0)  # which call of which update comes next
-        self._transfer = transfer
         self._dtype = resolve_precision(model.dtype, config.gpus)
         self._max_model_len = model.max_length
         self._workers = config.tensor_parallel
@@ -74,14 +74,11 @@ class RolloutActor:
         return EngineInfo(
             pid=os.getpid(),
             node_id=ray.get_runtime_context().get_node_id(),
-            host=socket.gethostname(),
             incarnation=self._incarnation,
             held=self._held,
             streamed=self._streamed,
             dtype=self._dtype,
-            transfer=self._transfer,
             workers=self._workers,
-            max_model_len=self._max_model_len,
             ready_seconds=self._ready_seconds,
         )
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import layerwise
-from vllm.model_executor.model_loader.reload.meta import materialize_meta_tensor
+from vllm.model_executor.model_loader.reload.meta import SKIP_TENSORS, materialize_meta_tensor
 
 from actors.weight_wire import stacked
 
@@ -77,7 +77,9 @@ class UpdatePlan:
             layer._parameters[name] = own
             return
         own.data[: rows.shape[0]].copy_(rows)
-        if hasattr(layer, "cpu_linear") and not self._has_head:  # an embedding that is also the head
+        if (
+            name == "weight" and hasattr(layer, "cpu_linear") and not self._has_head
+        ):  # an embedding that is also the head
             layer.quant_method.process_weights_after_loading(layer)  # type: ignore[union-attr, operator]
 
 
@@ -103,13 +105,15 @@ class Watch:
 
     def layer(self, layer: nn.Module, loaded: Iterable[tuple[str, inspect.BoundArguments]]) -> None:
         """Takes down of which tensors a layer's parameters are made; called before they are loaded."""
+        if not self.known:
+            return
         calls: dict[str, list[inspect.BoundArguments]] = {}
         for name, bound in loaded:
             calls.setdefault(name, []).append(bound)
         for name, bounds in calls.items():
             tensors = [_given(bound.arguments) for bound in bounds]
             sources = [self.names.get((t.data_ptr(), tuple(t.shape))) if t is not None else None for t in tensors]
-            if None in sources or not _is_stack(getattr(layer, name), bounds, [t for t in tensors if t is not None]):
+            if None in sources or not _is_stack(layer, name, bounds, [t for t in tensors if t is not None]):
                 self.known = False
                 return
             self.entries.append(Entry(layer, name, tuple(source for source in sources if source is not None)))
@@ -135,9 +139,10 @@ def _given(arguments: Mapping[str, Any]) -> Tensor | None:
     return next((v for k, v in arguments.items() if k != "param" and isinstance(v, Tensor)), None)
 
 
-def _is_stack(parameter: Tensor, bounds: list[inspect.BoundArguments], tensors: list[Tensor]) -> bool:
+def _is_stack(layer: nn.Module, name: str, bounds: list[inspect.BoundArguments], tensors: list[Tensor]) -> bool:
     """Whether loading these tensors makes their rows, in this order, the parameter's first ones, bit by bit."""
-    if not parameter.is_meta:
+    parameter: Tensor = getattr(layer, name)
+    if not parameter.is_meta and name not in SKIP_TENSORS:
         return False
     loaded = materialize_meta_tensor(parameter)
     loader = layerwise._get_original_loader(parameter)

@@ -63,6 +63,7 @@ class CpuEngine(WeightTransferEngine[CpuInit, CpuUpdate]):
     update_info_cls = CpuUpdate
     group: Any = None
     plan: UpdatePlan | None = None
+    _plannable = True  # until an update was watched and there is none
     _watch: Watch | None = None
     _file: UpdateReader | None = None
 
@@ -70,7 +71,7 @@ class CpuEngine(WeightTransferEngine[CpuInit, CpuUpdate]):
         if self.plan is not None:
             self.plan.begin()
         else:
-            self._watch = Watch()
+            self._watch = Watch(known=self._plannable)
             initialize_layerwise_reload(self.model)
 
     def finish_weight_update(self) -> None:
@@ -82,6 +83,7 @@ class CpuEngine(WeightTransferEngine[CpuInit, CpuUpdate]):
         with watching(self._watch):
             finalize_layerwise_reload(self.model, self.model_config)
         self.plan, self._watch = self._watch.plan(self.model), None
+        self._plannable = self.plan is not None
 
     def _load(self, pairs: Iterable[tuple[str, torch.Tensor]]) -> None:
         """The tensors, summed, into the model."""

@@ -132,14 +132,15 @@ class SharedFolder:
     @classmethod
     def path(cls, size: int) -> Path:
         if cls._folder is None:
-            shared = Path("/dev/shm")
+            shared, disk = Path("/dev/shm"), Path(tempfile.gettempdir())
+            for parent in (shared, disk):  # first: what a lost gang left may be what takes the room
+                for stale in parent.glob("ledex-weights-*"):
+                    if not Path(f"/proc/{stale.name.split('-')[2]}").exists():
+                        shutil.rmtree(stale, ignore_errors=True)
             roomy = shared.is_dir() and shutil.disk_usage(shared).free > 3 * size
-            parent = shared if roomy else Path(tempfile.gettempdir())
+            parent = shared if roomy else disk
             if not roomy:
                 log.warning("weights go through %s: /dev/shm has no room for %d MB", parent, 3 * size >> 20)
-            for stale in parent.glob("ledex-weights-*"):
-                if not Path(f"/proc/{stale.name.split('-')[2]}").exists():
-                    shutil.rmtree(stale, ignore_errors=True)
             cls._folder = Path(tempfile.mkdtemp(prefix=f"ledex-weights-{os.getpid()}-", dir=parent))
             atexit.register(cls.remove)
         return cls._folder

@@ -25,10 +25,10 @@ def checksum(tensor: torch.Tensor) -> int:
     whole = words[: words.numel() // width * width].view(-1, width)
     rest = words[whole.numel() :]
     columns, rows = whole.sum(0), whole.sum(1)
-    odd = 2 * torch.arange(max(width, rows.numel()) + 1, device=raw.device) + 1
-    total = (
-        (columns * odd[:width]).sum() + (rows * odd[1 : rows.numel() + 1]).sum() + (rest * odd[: rest.numel()]).sum()
-    )
+    # The word of number i weighs 2 i + 1: odd, or its highest bits would be multiplied away.
+    column = 2 * torch.arange(width, device=raw.device) + 1
+    row = 2 * width * torch.arange(rows.numel() + 1, device=raw.device)
+    total = (columns * column).sum() + (rows * row[:-1]).sum() + (rest * (row[-1] + column[: rest.numel()])).sum()
     return int(total)
 
 

@@ -23,6 +23,7 @@ from launch.console import console, log
 from launch.rundir import write_atomically
 from ledex_ray.config import ModelConfig, Recipe, RolloutConfig, SamplingConfig
 from ledex_ray.errors import BadInput
+from ledex_ray.planner import GIB, ModelShape, shape_of
 from ledex_ray.problems import AssertTest, Problem, StdioTest, Test
 from ledex_ray.prompts import refine_prompt
 from ledex_ray.readers.files import read_text
@@ -36,10 +37,12 @@ from reward.scorer import Scorer
 from reward.terms import TextJob
 
 if TYPE_CHECKING:
+    from actors.rollout import RolloutClient
     from launch.fleet import Fleet
 
 FIXED, NOT_FIXED = 0, 1
 LONGEST = 4096  # tokens of prompt and answer; the engine's memory is laid out for it
+PATIENCE = 3600.0  # seconds: a large model on a CPU answers a round at once, and slowly
 _DEFINED = re.compile(r"^(?:async\s+def|def|class)\s+(\w+)", re.MULTILINE)
 
 
@@ -155,10 +158,16 @@ def _search(
     scorer: Scorer,
 ) -> Proposal:
     """The first proposal that passes every test, the smallest change if there are several; else the best one."""
+    from actors.rollout import EnginesNotReady
+
     with _fleet(model, sampling) as fleet:
+        try:
+            client = fleet.rollout.client()
+        except EnginesNotReady as error:
+            raise StartFailed(f"no engine for {model.name}: {error}") from error
         best = start
         for number in range(1, rounds + 1):
-            answers = _ask(fleet, problem, best, sampling, f"{seed}/{number}")
+            answers = _ask(fleet, client, problem, best, sampling, f"{seed}/{number}")
             proposals = _judged(problem, best, answers, judge, scorer)
             passing = [p for p in proposals if p.verdict.passed]
             if passing:
@@ -172,27 +181,35 @@ def _search(
 def _fleet(model: ModelConfig, sampling: SamplingConfig) -> Fleet:
     import ray
 
+    from actors.precision import resolve_precision
     from launch.fleet import Fleet
 
-    fleet = Fleet(Recipe(run="fix", model=model))
-    longest = min(LONGEST, _context(fleet.model_path, model))
+    fleet = Fleet(Recipe(run="fix", model=model), stages=())  # an engine alone: the judge is this process's own
+    shape = _shape(fleet.model_path, model)
+    longest = min(LONGEST, shape.context or LONGEST)
     gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
+    item = 2 if resolve_precision(model.dtype, gpus) == "bfloat16" else 4
+    one = longest * shape.cache_bytes(item) / GIB  # an engine that could not hold the longest would not start
     fleet.recipe = Recipe(
         run="fix",
         model=model.model_copy(update={"max_length": longest}),
-        rollout=RolloutConfig(gpus=gpus, max_num_seqs=sampling.n),
+        rollout=RolloutConfig(
+            gpus=gpus, max_num_seqs=sampling.n, kv_cache_gb=max(1.0, 1.1 * one), deadline_seconds=PATIENCE
+        ),
     )
     return fleet
 
 
-def _context(path: Path, model: ModelConfig) -> int:
+def _shape(path: Path, model: ModelConfig) -> ModelShape:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
-    return int(getattr(config, "max_position_embeddings", LONGEST))
+    return shape_of(config.to_dict(), where=str(path))
 
 
-def _ask(fleet: Fleet, problem: Problem, wrong: Proposal, sampling: SamplingConfig, seed: str) -> list[str]:
+def _ask(
+    fleet: Fleet, client: RolloutClient, problem: Problem, wrong: Proposal, sampling: SamplingConfig, seed: str
+) -> list[str]:
     """The model's answers to the program and what its tests say."""
     from actors.generation import GenerationRequest
 
@@ -202,7 +219,7 @@ def _ask(fleet: Fleet, problem: Problem, wrong: Proposal, sampling: SamplingConf
     if room < sampling.max_tokens:
         raise BadInput(
             problem.id,
-            "is too long for the model",
+            "is too long",
             given=f"{len(ids)} tokens with its tests",
             expected=f"at most {fleet.recipe.model.max_length - sampling.max_tokens}, or a smaller --max-tokens",
         )
@@ -215,7 +232,7 @@ def _ask(fleet: Fleet, problem: Problem, wrong: Proposal, sampling: SamplingConf
         seed=zlib.crc32(seed.encode()),
         stop=fleet.renderer.stop,
     )
-    (generation,) = fleet.rollout.client().generate([request])
+    (generation,) = client.generate([request])
     if generation.error:
         raise RuntimeError(f"the engine gave the prompt up: {generation.error}")
     return [completion.text for completion in generation.completions]

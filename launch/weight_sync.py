@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.failures import GangLost
 from actors.generation import WeightsRef
 from actors.learner import LearnerGroup
 from actors.probe import check_probe, measure, replace_wrong
@@ -106,4 +107,10 @@ class WeightSync:
 
     def _send(self, engines: Sequence[Any], version: int) -> TransferReceipt:
         deadline_seconds = self._group.config.deadline_seconds
-        return self._learner.send_weights(engines, version, self._group.transfer, deadline_seconds)
+        try:
+            return self._learner.send_weights(engines, version, self._group.transfer, deadline_seconds)
+        except GangLost as error:
+            if error.doing:  # in mid-transfer: the engines would wait for the rest of it until their own deadline
+                for engine in engines:
+                    self._group.replace(engine)
+            raise

@@ -94,7 +94,9 @@ class RolloutConfig(Section):
     enforce_eager: bool = True
     threads: int | None = Field(None, ge=1, description="CPU engine: OpenMP threads; default: all cores.")
     weight_transfer: Literal["auto", "shm", "gloo", "nccl", "ipc"] = "auto"
-    deadline_seconds: float = Field(600.0, gt=0)
+    deadline_seconds: float = Field(
+        600.0, gt=0, description="Longest an engine may finish no request; it is then ended, and its work asked again."
+    )
     ready_seconds: float = Field(600.0, gt=0, description="How long an engine may take to become ready.")
 
     @property

@@ -52,6 +52,10 @@ class ModelShape:
     gated: bool  # three matrices in a feed-forward layer, not two
     context: int
 
+    def cache_bytes(self, item: int) -> int:
+        """Of the KV cache a token, with so many bytes a number."""
+        return 2 * self.layers * self.key_value * item
+
 
 @dataclass(frozen=True)
 class Part:
@@ -187,7 +191,7 @@ def rollout_plan(recipe: Recipe, shape: ModelShape, *, precision: str, device: D
     item = 2 if precision == "bfloat16" else 4
     tensor_parallel = recipe.rollout.tensor_parallel
     weights = shape.parameters * item // tensor_parallel
-    a_token = 2 * shape.layers * shape.key_value * item // tensor_parallel
+    a_token = shape.cache_bytes(item) // tensor_parallel
     runtime = RUNTIME_BYTES["rollout", device]
     if device == "cpu":
         cache = int(recipe.rollout.kv_cache_gb * GIB)
@@ -342,7 +346,7 @@ def _advice(
     for actor in actors:
         cache = next((part.bytes for part in actor.parts if part.name == "KV cache"), None)
         if cache is not None and actor.device == "gpu":
-            a_token = 2 * shape.layers * shape.key_value * 2 // recipe.rollout.tensor_parallel
+            a_token = shape.cache_bytes(2) // recipe.rollout.tensor_parallel
             if cache < a_token * recipe.model.max_length:
                 wider = f"rollout.tensor_parallel={2 * recipe.rollout.tensor_parallel}"
                 advice.append(f"the rollout engine has no room for one sequence: {wider}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 import ray
 
+from actors import watchdog
+from actors.failures import GangLost
 from actors.generation import WeightsRef
 from actors.learner import LearnerGroup
 from actors.rollout import RolloutGroup
@@ -69,3 +73,32 @@ def test_weights_from_before_a_checkpoint_was_loaded_are_not_to_be_had(
     sync.restart(0)
     with pytest.raises(PolicyGone):
         sync.refit(group.engines, WeightsRef(1))
+
+
+def test_engines_that_a_lost_gang_left_in_mid_update_start_anew(
+    synced: tuple[LearnerGroup, RolloutGroup, WeightSync], tmp_path: Path
+) -> None:
+    """The last test here: it ends the gang. The engine would wait for the rest of its update for ten minutes."""
+    learner, group, sync = synced
+    before = group.infos()[0]
+    failure: list[BaseException] = []
+
+    def send() -> None:
+        try:
+            sync.refit(group.engines, WeightsRef(0))
+        except GangLost as error:
+            failure.append(error)
+
+    ray.get(group.engines[0].start_weight_update.remote(600.0, "another"), timeout=60)  # so that ours does not end
+    sending = threading.Thread(target=send)
+    sending.start()
+    while sending.is_alive() and learner.turn.acquire(blocking=False):
+        learner.turn.release()
+        time.sleep(0.001)
+    os.kill(watchdog.whereabouts(learner._ranks[0]).pid, signal.SIGKILL)
+    sending.join(120)
+    assert failure and not sending.is_alive()
+    learner.rebuild(tmp_path)
+    sync.publish()
+    (after,) = group.infos()
+    assert after.incarnation != before.incarnation and after.streamed
