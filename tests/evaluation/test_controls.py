@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -89,14 +88,6 @@ def test_each_round_adds_what_it_repaired() -> None:
         (1, 0.25, 4),
         (2, 0.5, 4),
     ]  # of the first wrong samples
-
-
-def test_a_wrong_answer_whose_refinement_was_lost_stays_wrong_in_pass_at_k_and_is_in_no_rate() -> None:
-    samples = answers("prompt", "prompt", {("explain", "public"): 1})
-    lost = [replace(s, status=Status.INFRA) if s.parent_id == "prompt/p3" else s for s in samples]
-    found = {(r.metric, r.key.mode): r for r in measured(lost).results}
-    assert (found["pass_at_k", "explain"].value, found["pass_at_k", "explain"].n_problems) == (0.25, 4)
-    assert found["repair_rate", "explain"].value == pytest.approx(1 / 3)
 
 
 def test_other_models_are_held_against_the_recipes_own() -> None:

@@ -67,12 +67,15 @@ def test_an_infrastructure_fault_is_in_no_figure() -> None:
     )
 
 
-def test_a_first_sample_whose_repair_was_lost_to_a_fault_is_not_a_failure() -> None:
+def test_a_first_sample_whose_repair_was_lost_to_a_fault_stays_wrong_in_pass_at_k_and_is_in_no_rate() -> None:
     lost = replace(next(s for s in SAMPLES if s.id == "q0e"), passed=False, status="INFRA")
     samples = [lost if s.id == "q0e" else s for s in SAMPLES]
     found = measure(samples, PROBLEMS, CONFIG, {"m": "model"}, "public").results
     explained = {(r.metric, r.k): r for r in found if r.key.mode == "explain" and r.key.bugs == "own"}
-    assert explained["pass_at_k", 1].value == pytest.approx(1.0)  # p: 2 of 2; q: its one known sample of 2
+    assert explained["pass_at_k", 1].value == pytest.approx(
+        0.75
+    )  # p: 2 of 2; q: 1 of 2, and one that was wrong at first
+    assert explained["pass_at_k", 2].n_problems == 2  # or failing problems alone would leave it
     assert explained["repair_rate", None].value == pytest.approx(1.0)
     initial = next(r for r in found if r.key.mode == "initial" and r.k == 1)
     assert initial.value == pytest.approx(0.25)
