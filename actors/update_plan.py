@@ -77,9 +77,8 @@ class UpdatePlan:
             layer._parameters[name] = own
             return
         own.data[: rows.shape[0]].copy_(rows)
-        if (
-            name == "weight" and hasattr(layer, "cpu_linear") and not self._has_head
-        ):  # an embedding that is also the head
+        also_head = name == "weight" and hasattr(layer, "cpu_linear") and not self._has_head
+        if also_head:  # the embedding of a model whose head is the same module
             layer.quant_method.process_weights_after_loading(layer)  # type: ignore[union-attr, operator]
 
 
