@@ -20,6 +20,7 @@ from launch.fix import fix
 from launch.inspect import inspect
 from launch.judge import judge
 from launch.plan import plan
+from launch.recipe_names import packaged_recipes, read_recipe
 from launch.rundir import find_run, locate, runs_place
 from launch.score import score
 from launch.submit import submit
@@ -46,20 +47,6 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, e.g. sft.epochs=1 run=mine.")
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start NAME-2 instead of resuming NAME.")]
-
-
-def packaged_recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name."""
-    return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
-
-
-def read_recipe(name: str, overrides: list[str] | None) -> Recipe:
-    """A recipe by path or packaged name. Raises BadInput naming what there is."""
-    packaged = packaged_recipes()
-    path = Path(name) if Path(name).is_file() or name not in packaged else packaged[name]  # folders shadow nothing
-    if not path.exists():
-        raise BadInput(name, "no such recipe", expected=f"a YAML file or one of {', '.join(packaged)}")
-    return load_recipe(path, overrides or ())
 
 
 def _run(recipe: Recipe, stage: str | None, fresh: bool) -> None:

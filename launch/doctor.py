@@ -89,10 +89,3 @@ def _versions(table: Table) -> None:
             table.add_row(name, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
             table.add_row(name, "not installed")
-
-
-if __name__ == "__main__":
-    from launch.cli import main
-
-    sys.argv.insert(1, "doctor")
-    main()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -141,10 +140,3 @@ def _judge_all(
         if tally.n == 0:
             raise BadInput(title, "there is nothing to judge", expected="at least one good line")
     return tally
-
-
-if __name__ == "__main__":
-    from launch.cli import main  # the same conversion of errors into exit codes
-
-    sys.argv.insert(1, "judge")
-    main()

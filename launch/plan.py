@@ -15,6 +15,7 @@ from rich.table import Table
 from actors.places import is_url
 from actors.precision import resolve_precision
 from launch.console import log
+from launch.recipe_names import read_recipe
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.placement import phases, unmet
@@ -35,8 +36,6 @@ def plan(
 
     Example: ledex plan codellama_7b --gpus 8 --gpu-memory 80
     """
-    from launch.cli import read_recipe
-
     resolved = read_recipe(recipe, overrides)
     if gpus and gpu_memory is None:
         raise BadInput("--gpu-memory", "is missing", expected="GiB of one GPU, e.g. --gpu-memory 80")

@@ -7,7 +7,6 @@ Files and exit codes are those of `ledex judge` (docs/files.md). Each line of SA
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -214,10 +213,3 @@ def _line(sample: Sample, scored: Scored, arm: Arm) -> dict[str, object]:
         line["codebleu_wrong"] = asdict(terms.codebleu_wrong) if terms.codebleu_wrong else None
         line["copied"], line["renamed_copy"] = terms.copied, terms.renamed_copy
     return line
-
-
-if __name__ == "__main__":
-    from launch.cli import main  # the same conversion of errors into exit codes
-
-    sys.argv.insert(1, "score")
-    main()

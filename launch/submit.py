@@ -21,6 +21,7 @@ import typer
 
 from actors.places import is_url, place
 from launch.console import console
+from launch.recipe_names import packaged_recipes, read_recipe
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.recipes import recipe_hash
@@ -63,7 +64,6 @@ def submit(
 
     Example: ledex submit codellama_7b run=first --address http://127.0.0.1:8265 --runs /mnt/shared/runs --follow
     """
-    from launch.cli import read_recipe
 
     resolved = read_recipe(recipe, overrides)
     environment = job_environment(runs, env or ())
@@ -87,8 +87,6 @@ def submit(
 
 def entrypoint(recipe: str, overrides: Sequence[str], working_dir: Path, fresh: bool) -> str:
     """The job's shell command, with a recipe file relative to the working directory. BadInput where it lies outside."""
-    from launch.cli import packaged_recipes
-
     if not working_dir.is_dir() or working_dir.resolve() in (Path.home().resolve(), Path("/")):
         raise BadInput(
             "--working-dir",

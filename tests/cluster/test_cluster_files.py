@@ -18,7 +18,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from launch.cli import packaged_recipes, read_recipe
+from launch.recipe_names import packaged_recipes, read_recipe
 from ledex_ray.placement import phases, unmet
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
-from launch.cli import packaged_recipes, read_recipe
+from launch.recipe_names import packaged_recipes, read_recipe
 from ledex_ray.placement import phases, unmet
 from tests.cluster.definitions import definition, violations
 

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from actors.precision import resolve_precision
 from actors.rollout import engine_environment
 from actors.sharded_model import deepspeed_config, schedule
-from launch.cli import packaged_recipes, read_recipe
+from launch.recipe_names import packaged_recipes, read_recipe
 from ledex_ray.config import Recipe
 from ledex_ray.placement import phases, unmet
 from ledex_ray.planner import plan, read_shape

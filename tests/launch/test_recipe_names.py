@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.cli import read_recipe
+from launch.recipe_names import read_recipe
 from ledex_ray.errors import BadInput
 
 

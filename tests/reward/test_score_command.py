@@ -29,7 +29,7 @@ def ledex_score(rows: list[Any], folder: Path, *flags: str) -> tuple[int, list[d
     samples.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     out = folder / "out.jsonl"
     done = subprocess.run(
-        [sys.executable, "-m", "launch.score", "--problems", "bundled", "--out", str(out), *flags, str(samples)],
+        [sys.executable, "-m", "launch.cli", "score", "--problems", "bundled", "--out", str(out), *flags, str(samples)],
         capture_output=True,
         text=True,
         cwd=ROOT,
