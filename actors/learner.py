@@ -26,11 +26,12 @@ from actors import checkpoint, watchdog
 from actors.failures import GangLost
 from actors.heap import trim_heap
 from actors.places import Place
-from actors.precision import openmp_environment, resolve_precision
+from actors.precision import openmp_environment, rank_threads, resolve_precision
 from actors.usage import Busy
 from ledex_ray.config import LearnerConfig, ModelConfig, OptimizerConfig, PPOConfig
 from ledex_ray.episodes import Episode, SupervisedExample
 from ledex_ray.placement import TRACE
+from reward.judge.many import cores
 
 if TYPE_CHECKING:
     from actors.weights import TransferReceipt
@@ -46,6 +47,7 @@ class _RankActor:
     """A rank's process. torch is imported here, after the environment is set, and never in the driver."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
+        os.environ.update(openmp_environment(_threads(spec["learner"])))
         from actors.learner_rank import LearnerRank, LearnerSpec
 
         watchdog.arm()
@@ -56,6 +58,15 @@ class _RankActor:
             return getattr(self._rank, method)(*arguments)
         finally:
             trim_heap()  # the engines and sandboxes of a CPU machine need the memory until the next update
+
+
+def _threads(learner: LearnerConfig) -> int:
+    """CPU threads of a rank on this node, where the CPU learns or, offloaded, steps the optimizer."""
+    if learner.threads is not None:
+        return learner.threads
+    here = ray.get_runtime_context().get_node_id()
+    resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
+    return rank_threads(cores(), learner.ranks, learner.gpus, resources.get("GPU", 0))
 
 
 class LearnerGroup:
@@ -223,12 +234,7 @@ class LearnerGroup:
 
     def _environment(self, rank: int) -> dict[str, str]:
         environment = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(self.learner.ranks)}
-        threads = self.learner.threads or max(1, (os.cpu_count() or 1) // self.learner.ranks)
-        if self.learner.gpus == 0:
-            environment |= {"DS_ACCELERATOR": "cpu"} | openmp_environment(threads)
-        elif self.learner.offload:
-            environment["OMP_NUM_THREADS"] = str(threads)  # the optimizer steps on the CPU; Ray would give it one
-        return environment
+        return environment if self.learner.gpus else environment | {"DS_ACCELERATOR": "cpu"}
 
     def _call(self, method: str, *arguments: Any, deadline: float | None = None) -> list[Any]:
         """The method's results by rank. Raises what a rank raised; GangLost if one died or the deadline passed."""

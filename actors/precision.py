@@ -19,6 +19,15 @@ def resolve_precision(dtype: str, gpus: float = 0, cpuinfo: str = "/proc/cpuinfo
     return "bfloat16" if "amx_bf16" in flags or "avx512_bf16" in flags else "float32"
 
 
+def rank_threads(cores: int, ranks: int, gpus: float = 0, node_gpus: float = 0) -> int:
+    """CPU threads of one of `ranks` learner ranks on a node with `cores`: an even share, at least 1.
+
+    A rank with GPUs has the share of the cores that its `gpus` are of the node's: its peers may be elsewhere, and
+    the node's other GPUs have engines that want cores too.
+    """
+    return max(1, int(cores * gpus / node_gpus) if gpus and node_gpus else cores // ranks)
+
+
 def openmp_environment(threads: int) -> dict[str, str]:
     """Variables for a process that computes on this many CPU threads; they must be set before it imports torch.
 

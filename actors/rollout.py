@@ -9,7 +9,6 @@ alone has them) it gets no work before the group's `refit` has sent them.
 from __future__ import annotations
 
 import logging
-import os
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -35,6 +34,7 @@ from actors.ray_pool import RayPool, Service
 from actors.rollout_actor import RolloutActor
 from ledex_ray.config import ModelConfig, RolloutConfig
 from ledex_ray.placement import TRACE
+from reward.judge.many import cores
 
 __all__ = [
     "Completion",
@@ -354,7 +354,7 @@ def engine_environment(config: RolloutConfig, transfer: str = "auto") -> dict[st
         # CUDA's handles go from our actor to vLLM's core, a child of its own, by pickle: vLLM wants to be told.
         variables["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     if not config.gpus:
-        threads = config.threads or len(os.sched_getaffinity(0))
+        threads = config.threads or cores()
         # "auto" would bind every engine of a node to the same core.
         variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} | openmp_environment(threads)
         if config.tensor_parallel == 1:

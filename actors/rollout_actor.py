@@ -25,6 +25,7 @@ from actors.places import is_url
 from actors.precision import openmp_environment, resolve_precision
 from actors.usage import Busy, Usage
 from ledex_ray.config import ModelConfig, RolloutConfig
+from reward.judge.many import cores
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class RolloutActor:
     def __init__(self, held: WeightsRef, config: RolloutConfig, model: ModelConfig, transfer: str, executor: str):
         watchdog.arm()
         if not config.gpus and config.threads is None:  # all cores of this node, not of the driver's
-            os.environ.update(openmp_environment(len(os.sched_getaffinity(0))))
+            os.environ.update(openmp_environment(cores()))
         started = time.monotonic()
         self._incarnation = uuid.uuid4().hex
         self._held = held

@@ -172,7 +172,9 @@ class LearnerConfig(Section):
     gradient_checkpointing: bool = False
     lora: LoraConfig | None = None
     tokens_per_micro_batch: int = Field(2048, ge=64, description="Padding-free budget of one forward pass.")
-    threads: int | None = Field(None, ge=1, description="CPU: threads a rank; default: cores / ranks.")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads a rank; default: its node's cores / ranks, on GPUs by its share of those."
+    )
     placement: Literal["PACK", "SPREAD"] = "PACK"
     keep_checkpoints: int = Field(2, ge=1, description="The newest so many stay while a stage trains.")
     keep_finished: bool = Field(
