@@ -113,6 +113,12 @@ class SamplingConfig(Section):
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(256, ge=8)
 
+    @model_validator(mode="after")
+    def _greedy_answers_are_all_alike(self) -> SamplingConfig:
+        if self.temperature == 0 and self.n > 1:
+            raise ValueError(f"temperature 0 gives the same answer each time: n must be 1, not {self.n}")
+        return self
+
 
 class EndpointConfig(Section):
     """An OpenAI-compatible endpoint that serves the teacher; `synthesis.teacher` is its name there."""
@@ -334,6 +340,10 @@ class EvaluationConfig(Section):
             raise ValueError(f"k={max(self.k)} needs at least as many samples, but sampling.n={self.sampling.n}")
         if "resample" in self.modes and "explain" not in self.modes:
             raise ValueError("evaluation.modes: resample spends what explain's refinements cost, so it needs explain")
+        if self.sampling.temperature == 0 and "resample" in self.modes:
+            raise ValueError("evaluation.modes: at temperature 0 there is nothing to resample; leave resample out")
+        if self.sampling.temperature == 0 and self.bug_refinements > 1:
+            raise ValueError("evaluation.bug_refinements must be 1 at temperature 0: they would all be alike")
         return self
 
 

@@ -31,6 +31,12 @@ def _file(folder: Path, text: str) -> Path:
         ("{ppo: {filter_groups: true, sampling: {n: 1}}}", ["ppo.filter_groups", "ppo.sampling.n"]),
         ("{ppo: {kl_target: 0.1, kl_coef: 0}}", ["ppo.kl_target", "ppo.kl_coef"]),
         ("evaluation: {modes: [direct, resample]}", ["evaluation", "resample", "needs explain"]),
+        ("synthesis: {solve: {n: 4, temperature: 0}}", ["synthesis.solve", "n must be 1, not 4"]),
+        ("evaluation: {k: [1], sampling: {n: 1, temperature: 0}}", ["evaluation", "nothing to resample"]),
+        (
+            "evaluation: {k: [1], sampling: {n: 1, temperature: 0}, modes: [explain], bug_refinements: 2}",
+            ["evaluation.bug_refinements", "temperature 0"],
+        ),
         ("evaluation: {k: [50]}", ["evaluation", "50"]),
         ("run: ../escape", ["run", "../escape"]),
         ("{rollout: {gpus: 0.5, actors: 2}, learner: {gpus: 0.5}}", ["share of a GPU", "rollout.actors must be 1"]),
