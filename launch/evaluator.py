@@ -211,8 +211,10 @@ class Evaluator:
         """For each ask the samples of its items, from the parts where they are there, else from the engine."""
         stored = {ask.key(model): {s.parent_id for s in self._known.get(ask.key(model), ())} for ask in asks}
         left: dict[str, tuple[Ask, Item]] = {}
+        asked = 0
         for ask in asks:
             fitting = [i for i in ask.items if fits(i, self.recipe.model.max_length)]
+            asked += len(fitting)
             self.too_long += len(ask.items) - len(fitting)
             for item in fitting:
                 if item.id not in stored[ask.key(model)]:
@@ -228,7 +230,9 @@ class Evaluator:
             passed = total = 0
             given_up = []
             with task(f"evaluation: {model.label}, {_title(asks)}", len(jobs)) as bar, PartWriter(self.parts) as writer:
-                for judged in sample_and_judge(jobs, self.problems, self.fleet, self.engines):
+                for judged in sample_and_judge(
+                    jobs, self.problems, self.fleet, self.engines, answered=asked - len(jobs)
+                ):
                     ask, item = left[judged.item.id]
                     told = replace(judged, item=item)
                     rows = [_sample(told, i, model, ask) for i in range(len(judged.completions))]

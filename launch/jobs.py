@@ -12,6 +12,7 @@ import pickle
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import ray
@@ -28,7 +29,7 @@ from ledex_ray.records import Provenance, Verdict
 from reward.terms import TextJob
 
 FILL_A_CPU = 64
-MOST_UNANSWERED = 0.01  # of a job's prompts: one that kills every engine must not hold up a run for ever
+MOST_UNANSWERED = 0.01  # of all prompts alike: one that kills every engine must not hold up a run for ever
 
 
 class Unanswered(RuntimeError):
@@ -100,7 +101,7 @@ class Scorer:
     problems: ray.ObjectRef
 
     def __call__(self, block: Mapping[str, Any]) -> dict[str, list[Any]]:
-        problems: Mapping[str, Problem] = ray.get(self.problems)
+        problems = _read(self.problems)
         sampled: list[Sampled] = _unpack(block["sampled"])
         requests = []
         for one in sampled:
@@ -124,6 +125,13 @@ class Scorer:
         return {"judged": _pack(judged)}
 
 
+@lru_cache(maxsize=1)
+def _read(problems: ray.ObjectRef) -> Mapping[str, Problem]:
+    """What was put, read once a process: a large set takes many seconds, and each block would pay them."""
+    found: Mapping[str, Problem] = ray.get(problems)
+    return found
+
+
 def item_seed(seed: int, *names: object) -> int:
     """An engine seed of its own for each item.
 
@@ -138,10 +146,13 @@ def sample_and_judge(
     problems: Mapping[str, Problem],
     fleet: Fleet,
     engines: RolloutGroup | None = None,
+    *,
+    answered: int = 0,
 ) -> Iterator[Judged]:
     """Every item sampled (by the fleet's own engines unless others are given) and judged, as they finish.
 
-    An item that the engines give up comes without completions. Raises Unanswered at the end where they are too many.
+    An item that the engines give up comes without completions. Raises Unanswered at the end where they are too many
+    beside those that were `answered` before: a resumed stage may have no item left but the one that cannot be.
     """
     if not items:
         return
@@ -172,7 +183,7 @@ def sample_and_judge(
             line.repeat()
         given_up += not finished.completions
         yield finished
-    require_answers(given_up, len(items), "given up by the engines")
+    require_answers(given_up, len(items) + answered, "given up by the engines")
 
 
 def _sequences(engines: RolloutGroup) -> int:
@@ -182,8 +193,11 @@ def _sequences(engines: RolloutGroup) -> int:
 
 
 def require_answers(missing: int, asked: int, why: str) -> None:
-    """Says that a few prompts have no answer and are left out. Raises Unanswered where they are too many for that."""
-    if missing > MOST_UNANSWERED * asked:
+    """Says that a few prompts have no answer and are left out. Raises Unanswered where they are too many for that.
+
+    One may always be, unless it is the only one.
+    """
+    if missing > max(MOST_UNANSWERED * asked, asked > 1):
         raise Unanswered(f"{missing} of {asked} prompts were {why}; what is done is kept, the same command goes on")
     if missing:
         log.warning("%d of %d prompts were %s and are left out", missing, asked, why)

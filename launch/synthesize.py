@@ -190,7 +190,7 @@ def _solve(run: RunDirectory, fleet: Fleet, problems: Mapping[str, Problem]) -> 
     revision = fleet.revision(recipe.model.name)
     passed = total = 0
     with task("synthesis: solve", len(items)) as bar, PartWriter(parts) as writer:
-        for judged in sample_and_judge(items, problems, fleet):
+        for judged in sample_and_judge(items, problems, fleet, answered=len(done)):
             attempts = [to_attempt(judged, i, recipe.model.name, revision) for i in range(len(judged.completions))]
             writer.add(attempts)
             passed, total = passed + sum(a.verdict.passed for a in attempts), total + len(attempts)
@@ -210,7 +210,7 @@ def _refine(
     if recipe.synthesis.endpoint is not None:
         endpoint = Endpoint(recipe.synthesis.teacher or "", recipe.synthesis.endpoint, answered=bool(done))
         _keep(parts, taught(recipe, endpoint, problems, left, fleet.sandbox.client()), len(left))
-    else:
+    elif left:
         with fleet.teacher(recipe.synthesis.teacher) as (engines, renderer):
             items = [
                 refine_item(
@@ -231,7 +231,7 @@ def _refine(
                 fleet.serve(fleet.model_path, 0)
             model = recipe.synthesis.teacher or recipe.model.name
             source, revision = "teacher" if recipe.synthesis.teacher else "model", fleet.revision(model)
-            sampled = sample_and_judge(items, problems, fleet, engines)
+            sampled = sample_and_judge(items, problems, fleet, engines, answered=len(wrong) - len(left))
             rows = ([to_refinement(j, i, model, source, revision) for i in range(len(j.completions))] for j in sampled)
             _keep(parts, rows, len(items))
     asked = {a.id for a in wrong}

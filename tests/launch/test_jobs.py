@@ -30,6 +30,14 @@ def test_a_few_prompts_without_an_answer_are_said_and_many_end_the_stage(caplog:
         require_answers(2, 100, "given up")
 
 
+def test_one_prompt_of_a_few_may_be_given_up_but_not_all_there_are() -> None:
+    require_answers(1, 5, "given up")
+    with pytest.raises(Unanswered, match="2 of 5"):
+        require_answers(2, 5, "given up")
+    with pytest.raises(Unanswered, match="1 of 1"):
+        require_answers(1, 1, "given up")
+
+
 def test_no_two_items_are_answered_with_the_same_noise() -> None:
     seeds = sorted(item_seed(seed, f"p#{n}") for seed in range(3) for n in range(50))
     assert min(b - a for a, b in pairwise(seeds)) > 20  # the n answers of one take seeds in a row
