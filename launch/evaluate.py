@@ -17,7 +17,7 @@ from launch.fleet import Fleet
 from launch.measures import measure
 from launch.problem_sets import heldout_problems, training_problems, validation_problems
 from launch.rundir import RunDirectory, read_json, write_atomically
-from launch.sample_files import write_sample_files
+from launch.sample_files import file_name, write_sample_files
 from ledex_ray.config import Recipe
 from ledex_ray.contamination import overlaps
 from ledex_ray.errors import BadInput
@@ -48,12 +48,19 @@ def candidates(run: RunDirectory, fleet: Fleet) -> list[Candidate]:
 
 
 def check_labels(recipe: Recipe) -> None:
-    """Raises BadInput where `evaluation.models` has a label that a model of the run itself goes by."""
+    """Raises BadInput where `evaluation.models` has a label that a model of the run itself goes by, or two labels whose
+    files would have one name.
+    """
     own = {"prompt", *TRAINED.values()}
+    names: dict[str, str] = {}
     for label in recipe.evaluation.models:
         if label in own:
             expected = f"another label than {', '.join(sorted(own))}"
             raise BadInput("recipe key 'evaluation.models'", "uses a run's own label", given=label, expected=expected)
+        other = names.setdefault(file_name(label), label)
+        if other != label:
+            expected = f"labels that differ in more than '{set(label) ^ set(other)}'"
+            raise BadInput("recipe key 'evaluation.models'", f"has {other!r} as well", given=label, expected=expected)
 
 
 def evaluate_models(run: RunDirectory, fleet: Fleet, models: Sequence[Candidate]) -> None:

@@ -2,16 +2,16 @@
 
 What is compared (method.md, 6 and 8): each model against the less trained ones, in each mode and on the fixed bug
 set; and within each model its refinements against fresh samples at equal cost, against the same without feedback or
-with another problem's, and feedback of all tests against that of the public ones. Infrastructure faults are left out,
-and so is a first sample whose refinement is one: whether it would have been repaired is not known. A wrong sample whose
-prompt is too long to ask for a refinement stays wrong in pass@k and is in no repair rate.
+with another problem's, and feedback of all tests against that of the public ones. Infrastructure faults are left out.
+A wrong sample whose refinement is one, or whose prompt is too long to ask for one, or that too few fresh samples came
+back to pay for, stays wrong in pass@k, whatever it is held against, and is in no repair rate.
 """
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -142,17 +142,15 @@ class _Model:
         """
         fresh = _judged(s for s in self.samples if s.mode == "resample")
         explained = self._asked(replace(self.first, mode="explain"), "own")
-        lost = {s.parent_id for s in explained if s.round == 1 and s.status == Status.INFRA}
         refined = {s.parent_id: s for s in _judged(explained) if s.round == 1}
         outcome = resample_outcomes(refined.values(), fresh, self.config.seed)
         if not outcome:
             return []
-        lost |= refined.keys() - outcome.keys()
         right = {s.id for s in initial if s.passed or outcome.get(s.id)}
         key = replace(self.first, mode="resample", round=1, bugs="own")
         tally = tally_of((refined[id].problem_id, passed) for id, passed in outcome.items())
         spent = _tokens(refined[id] for id in outcome)  # what each refinement cost was granted to fresh samples
-        pass_at_k = self._pass_at_k(key, _without(initial, lost), right, _tokens(initial) + spent)
+        pass_at_k = self._pass_at_k(key, initial, right, _tokens(initial) + spent)
         return [m for m in pass_at_k if m.result.k == 1] + self._measured(key, "repair_rate", tally, spent)
 
     def _pass_at_k(self, key: Key, initial: Sequence[Sample], right: set[str], tokens: int) -> list[Measured]:
@@ -262,7 +260,3 @@ def _judged(samples: Iterable[Sample]) -> list[Sample]:
 
 def _tokens(samples: Iterable[Sample]) -> int:
     return sum(s.cost for s in samples)
-
-
-def _without(samples: Iterable[Sample], ids: Collection[str]) -> list[Sample]:
-    return [s for s in samples if s.id not in ids]

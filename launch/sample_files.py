@@ -2,8 +2,9 @@
 
 One file a benchmark, model and way to ask: `BENCHMARK.LABEL.MODE.jsonl`, a line {"task_id", "solution"} a first sample:
 its own program, or under a refining mode the last one that was made of it. pass@1 of a file is the one in
-`evaluation.json`: a first sample that an infrastructure fault befell, there or on the way, is in neither. `ledex judge`
-reads them; `evalplus.evaluate --samples` those in which every task of its set has an answer.
+`evaluation.json`: a first sample that an infrastructure fault befell is in neither, and one whose refinement it befell
+stays as wrong as it was. `ledex judge` reads them; `evalplus.evaluate --samples` those in which every task of its set
+has an answer.
 """
 
 from __future__ import annotations
@@ -27,11 +28,16 @@ def write_sample_files(folder: Path, samples: Sequence[Sample], problems: Mappin
         for sample in chosen:
             by_benchmark.setdefault(problems[sample.problem_id].benchmark, []).append(sample)
         for benchmark, rows in sorted(by_benchmark.items()):
-            path = folder / (re.sub(r"[^A-Za-z0-9._+-]", "_", f"{benchmark}.{name}") + ".jsonl")
+            path = folder / f"{file_name(f'{benchmark}.{name}')}.jsonl"
             lines = (json.dumps({"task_id": task_id(s, benchmark), "solution": s.code}) for s in rows)
             write_atomically(path, "".join(f"{line}\n" for line in lines))
             written.append(path)
     return written
+
+
+def file_name(text: str) -> str:
+    """The text with nothing in it that a shell or a file system would take amiss."""
+    return re.sub(r"[^A-Za-z0-9._+-]", "_", text)
 
 
 def task_id(sample: Sample, benchmark: str) -> str:
@@ -54,9 +60,7 @@ def final_answers(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
         for sample in sorted(chosen, key=lambda s: s.round):
             if sample.parent_id in origin:
                 origin[sample.id] = origin[sample.parent_id]
-                if sample.status == Status.INFRA:
-                    last.pop(origin[sample.id], None)
-                else:
+                if sample.status != Status.INFRA:
                     last[origin[sample.id]] = sample
         found[f"{label}.{mode}" + (f".{kind}" if kind else "")] = list(last.values())
     return found

@@ -119,7 +119,7 @@ def held(problem: Problem) -> Problem:
 
 
 def chain() -> list[Sample]:
-    """Three first samples: right, repaired in the second round, lost on the way; and what no mode ends with."""
+    """First samples: right, repaired in the second round, lost, its repair lost; and what no mode ends with."""
     changes: dict[str, Any] = {"problem_id": "humaneval/HumanEval/0"}
     right, wrong = sample(0, "initial", "right", "", **changes), sample(1, "initial", "wrong", "", **changes)
     once = sample(2, "explain", "still wrong", "", wrong.id, feedback_from="public", **changes)
@@ -139,7 +139,7 @@ def test_a_sample_file_holds_what_each_first_sample_ends_with(tmp_path: Path) ->
     assert list(rows) == ["humaneval.prompt.explain.public.jsonl", "humaneval.prompt.initial.jsonl"]
     first, explained = rows["humaneval.prompt.initial.jsonl"], rows["humaneval.prompt.explain.public.jsonl"]
     assert first == [{"task_id": "HumanEval/0", "solution": code} for code in ("right", "wrong", "wrong too")]
-    assert [row["solution"] for row in explained] == ["right", "repaired"]
+    assert [row["solution"] for row in explained] == ["right", "repaired", "wrong too"]
 
 
 def evaluated(data: Path, name: str, benchmark: str, model: str = "") -> tuple[list[Sample], dict[str, Problem]]:

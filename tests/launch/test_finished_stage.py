@@ -73,6 +73,7 @@ def test_each_problem_set_is_read_once_before_the_stages_begin(runs_dir: Path, m
     ("changes", "told"),
     [
         ({"evaluation": {"models": {"sft": "owner/name"}}}, "uses a run's own label"),
+        ({"evaluation": {"models": {"a b": "owner/one", "a_b": "owner/two"}}}, "has 'a b' as well"),
         ({"problems": {"validation": "bundled@heldout"}}, "holds problem .* of the heldout split"),
         ({"sandbox": {"python": "/nowhere/python"}}, "sandbox.python: not an executable file, got '/nowhere/python'"),
     ],

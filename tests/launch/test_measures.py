@@ -81,6 +81,16 @@ def test_a_first_sample_whose_repair_was_lost_to_a_fault_stays_wrong_in_pass_at_
     assert initial.value == pytest.approx(0.25)
 
 
+def test_a_lost_repair_is_no_gain_of_resampling() -> None:
+    """Of three wrong samples nothing is repaired, and fresh ones are wrong as well: both sides stand alike."""
+    firsts = [sample("p0", "p", True), sample("p1", "p", False), sample("p2", "p", False)]
+    refined = [sample("p1e", "p1", False, "explain", status="INFRA"), sample("p2e", "p2", False, "explain")]
+    fresh = [sample(f"r{i}", "p", False, "resample") for i in range(3)]
+    found = measure([*firsts, *refined, *fresh], PROBLEMS, CONFIG, {"m": "model"}, "public")
+    values = {r.key.mode: r.value for r in found.results if r.k == 1}
+    assert values["initial"] == values["explain"] == values["resample"] == pytest.approx(1 / 3)
+
+
 def test_fresh_samples_that_wrong_ones_share_make_no_pass_at_more_than_one() -> None:
     found = measure(SAMPLES, PROBLEMS, CONFIG, {"m": "model"}, "public").results
     assert {(r.metric, r.k) for r in found if r.key.mode == "resample"} == {("pass_at_k", 1), ("repair_rate", None)}
