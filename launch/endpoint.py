@@ -16,7 +16,7 @@ import queue
 import threading
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +174,9 @@ class Endpoint:
                     seed=question.seed + len(reply.texts),
                 )
             except openai.BadRequestError as error:  # this question alone: too long, or against the endpoint's rules
-                return Reply((), error=str(error)[:500])
+                return replace(reply, error=str(error)[:500])
             if not answer.choices:
-                return Reply((), error="the endpoint gave no answer")
+                return replace(reply, error="the endpoint gave no answer")
             texts = (*reply.texts, *(choice.message.content or "" for choice in answer.choices))
             reply = Reply(
                 texts[: question.n],
@@ -189,7 +189,7 @@ class Endpoint:
 
     def _check_willing(self, reply: Reply) -> None:
         """Raises BadInput where so many were refused, and nothing answered, that it will be all of them."""
-        self._answered |= not reply.error
+        self._answered |= bool(reply.texts)
         self._refused += bool(reply.error)
         if self._refused >= REFUSED and not self._answered:
             raise BadInput(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from actors.sandbox import SandboxClient, ScoreRequest
 from launch.console import log
 from launch.endpoint import Endpoint, Question, Reply
-from launch.jobs import executed
+from launch.jobs import executed, item_seed
 from ledex_ray.config import Recipe
 from ledex_ray.problems import Problem
 from ledex_ray.prompts import PROMPT_VERSION, refine_prompt
@@ -26,10 +26,11 @@ def taught(
     attempts = {attempt.id: attempt for attempt, _ in wrong}
     refused = 0
     for batch in endpoint.ask([_question(recipe, problems[a.problem_id], a, feedback) for a, feedback in wrong]):
-        for _, reply in batch:
+        for question, reply in batch:
             if reply.error:
-                log.warning("the endpoint refuses a question: %s", reply.error)
-                refused += 1
+                kept = f" after {len(reply.texts)} of {question.n} answers" if reply.texts else ""
+                log.warning("the endpoint refuses a question%s: %s", kept, reply.error)
+                refused += not reply.texts
         answered = {attempts[question.id]: reply for question, reply in batch if reply.texts}
         yield from _judged(answered, recipe, problems, sandbox)
     if refused:
@@ -46,8 +47,13 @@ def _question(recipe: Recipe, problem: Problem, attempt: Attempt, feedback: str)
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         max_tokens=sampling.max_tokens,
-        seed=recipe.synthesis.seed,
+        seed=_seed(recipe, attempt),
     )
+
+
+def _seed(recipe: Recipe, attempt: Attempt) -> int:
+    """The attempt's own, in the 32 bits with a sign that some endpoints take."""
+    return item_seed(recipe.synthesis.seed, attempt.id) % 2**30
 
 
 def _judged(
@@ -70,7 +76,7 @@ def _judged(
                 model=recipe.synthesis.teacher or "",
                 prompt_version=PROMPT_VERSION,
                 temperature=recipe.synthesis.refine.temperature,
-                seed=recipe.synthesis.seed,
+                seed=_seed(recipe, attempt),
                 n_prompt_tokens=reply.read,
                 n_tokens=share + (over if n == 0 else 0),
                 revision=reply.served,

@@ -36,12 +36,13 @@ class Faulty:
     """Answers every chat with its last message and a number; the first requests meet the faults given, in order.
 
     A fault is a status code. `most` caps the answers of one request, as some endpoints do. `fails` holds which request
-    for a message, counted from 1, is refused.
+    for a message, counted from 1, is refused, and `with_status` how.
     """
 
     def __init__(self, *faults: int, most: int = 99, slow: float = 0.0) -> None:
         self.faults, self.most, self.slow = list(faults), most, slow
         self.fails: dict[str, int] = {}
+        self.with_status = 500
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.at_once = self.most_at_once = 0
@@ -57,7 +58,7 @@ class Faulty:
         body = await request.json()
         said = body["messages"][-1]["content"]
         if sum(b["messages"][-1]["content"] == said for b in self.bodies) + 1 == self.fails.get(said):
-            return JSONResponse({"error": {"message": "on purpose"}}, 500, {"retry-after": "0"})
+            return JSONResponse({"error": {"message": "on purpose"}}, self.with_status, {"retry-after": "0"})
         self.bodies.append(body)
         self.keys.append(request.headers["authorization"])
         choices = [

@@ -73,6 +73,14 @@ def test_what_one_question_does_wrong_costs_that_question_alone() -> None:
     assert [bool(r.error) for r in replies.values()] == [True, False, False]
 
 
+def test_answers_that_were_given_before_a_refusal_are_used() -> None:
+    server = Faulty(most=1)
+    server.fails, server.with_status = {"say 0": 3}, 400
+    (reply,) = ask(server, questions(1, n=4)).values()
+    assert reply.texts == ("say 0 0", "say 0 0") and (reply.read, reply.written) == (20, 6)
+    assert "on purpose" in reply.error
+
+
 @pytest.mark.parametrize(("status", "said"), [(401, "refuses the key"), (403, "refuses the key"), (404, "the model")])
 def test_a_wrong_key_or_model_is_the_recipes_fault(status: int, said: str) -> None:
     with pytest.raises(BadInput, match=said):
