@@ -15,7 +15,7 @@ from launch.pins import Pins
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
-from ledex_ray.readers import hub_set, local_set, parse_spec
+from ledex_ray.readers import hub_set, local_set, parse_spec, published_set
 from reward.judge import ready_problems
 
 Load = Callable[[str], Sequence[Problem]]
@@ -29,14 +29,27 @@ FILES = "problems/"  # before a SPEC, the name of its files among a run's pins
 def pin_problem_sets(recipe: Recipe, pins: Pins) -> None:
     """Pins the data sets that the recipe's problems come from, on the hub or in files.
 
-    BadInput where the run began with another revision of one: the problems would change in its midst.
+    BadInput where the run began with another revision of one, or had it from the other place: the problems would
+    change in its midst.
     """
     for spec in (*recipe.problems.train_sets, recipe.problems.validation, *recipe.problems.heldout):
-        hub, files = hub_set(spec), local_set(spec)
+        published, hub, files = published_set(spec), hub_set(spec), local_set(spec)
         if hub is not None:
+            _check_place(spec, pins.commit(FILES + spec), "files", "the hub")
             pins.pin(f"datasets/{hub.path}", hub.revision)
         elif files is not None and files.exists():
+            if published is not None:
+                _check_place(spec, pins.commit(f"datasets/{published.path}"), "the hub", str(files))
             pins.pin(FILES + spec, _digest(files))
+
+
+def _check_place(spec: str, pinned: str | None, began: str, now: str) -> None:
+    if pinned is not None:
+        raise BadInput(
+            f"problems '{spec}'",
+            f"the run began with this set from {began}, and it would now come from {now}",
+            expected="LEDEX_DATA as it was when the run began, another run=NAME, or --fresh",
+        )
 
 
 def heldout_hashes(recipe: Recipe, pinned: Mapping[str, str]) -> dict[str, frozenset[str]]:

@@ -112,11 +112,15 @@ def load_problems(spec: str, run_canonical: RunCanonical | None = None) -> list[
     return resolve_expected(problems, run_canonical) if run_canonical else problems
 
 
+def published_set(spec: str) -> sources.Hub | None:
+    """The data set on the hub that a SPEC names, wherever it is read from; None for files and what comes with us."""
+    parts = parse_spec(spec)
+    return sources.SETS[parts.name].hub if parts.path is None and parts.name in sources.SETS else None
+
+
 def hub_set(spec: str) -> sources.Hub | None:
     """The data set on the hub that a SPEC would be read from; None where it is read from this machine."""
-    parts = parse_spec(spec)
-    named = parts.path is None and parts.name in sources.SETS
-    return sources.SETS[parts.name].hub if named and sources.on_this_machine(parts.name) is None else None
+    return published_set(spec) if local_set(spec) is None else None
 
 
 def local_set(spec: str) -> Path | None:

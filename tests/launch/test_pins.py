@@ -164,6 +164,26 @@ def test_a_data_set_is_pinned_by_its_commit_on_the_hub_or_by_the_content_of_its_
     again.close()
 
 
+@pytest.mark.parametrize("began_with_files", [True, False])
+def test_a_run_does_not_go_on_with_problems_from_another_place(
+    runs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, began_with_files: bool
+) -> None:
+    (tmp_path / "mbpp.jsonl").write_text("{}")
+
+    def files(there: bool) -> None:
+        monkeypatch.setenv("LEDEX_DATA", str(tmp_path) if there else "")
+
+    files(began_with_files)
+    run = opened(problems=SPECS)
+    pin_problem_sets(run.recipe, run.pins)
+    run.close()
+    files(not began_with_files)
+    again = opened(problems=SPECS)
+    with pytest.raises(BadInput, match="problems 'mbpp@train': the run began with this set from"):
+        pin_problem_sets(again.recipe, again.pins)
+    again.close()
+
+
 def test_a_run_does_not_go_on_with_another_revision_of_its_problems(
     runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
