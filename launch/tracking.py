@@ -55,24 +55,31 @@ class Tracker:
         if run.recipe.tracking.mlflow is not None:
             self._mirrors.append(MlflowRuns(run, run.recipe.tracking.mlflow))
         self._tensorboard: Any = None
+        self._told: dict[str, int] = {}  # by stage: the last step that mirrors had before a resume
         self._gauges = Gauges(run.recipe.run)
 
     def log(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
-        """Stores the metrics of one step of a stage; the same step written again replaces itself."""
+        """Stores the metrics of one step of a stage; the same step written again replaces itself.
+
+        Mirrors cannot take a point back: what they were told of a step stays, and it is not told them twice.
+        """
         write_part(self.run.root / stage / "metrics", step, [{"step": step, **metrics}])
         numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
+        self._gauges.publish(stage, {"step": step, **numbers})
+        if step <= self._told.get(stage, -1):
+            return
         for mirror in self._mirrors:
             mirror.log(stage, step, {grouped(name): value for name, value in numbers.items()})
         if self.run.recipe.tracking.tensorboard:
             for name, value in numbers.items():
                 self._board().add_scalar(f"{stage}/{grouped(name)}", value, step)
             self._board().flush()
-        self._gauges.publish(stage, {"step": step, **numbers})
 
     def forget_after(self, stage: str, step: int) -> None:
         """Drops the parts after a step: they belong to work that a resume does again."""
         for part in (self.run.root / stage / "metrics").glob("*.jsonl"):
             if int(part.stem) > step:
+                self._told[stage] = max(self._told.get(stage, -1), int(part.stem))
                 part.unlink()
 
     def publish(self, stage: str) -> None:

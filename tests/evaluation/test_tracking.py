@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,27 @@ def test_tensorboard_has_the_curves(run: RunDirectory) -> None:
     tracker.close()
     (events,) = (run.root / "tensorboard").glob("events.out.tfevents.*")
     assert b"sft/policy/loss" in events.read_bytes()
+
+
+def test_a_step_that_a_resume_does_again_is_told_to_mirrors_once_and_stored_anew(run: RunDirectory) -> None:
+    told: list[tuple[int, float]] = []
+
+    class Heard:
+        def log(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
+            told.append((step, numbers["policy/loss"]))
+
+        def close(self) -> None:
+            pass
+
+    for steps in (range(1, 4), range(2, 6)):  # killed after step 3, resumed after step 1
+        tracker = Tracker(run)
+        tracker._mirrors = [Heard()]  # type: ignore[list-item]
+        tracker.forget_after("sft", steps[0] - 1)
+        for step in steps:
+            tracker.log("sft", step, {"loss": step + steps[0] / 10})
+        tracker.close()
+    assert told == [(1, 1.1), (2, 2.1), (3, 3.1), (4, 4.2), (5, 5.2)]
+    assert [row["loss"] for row in read_parts(run.root / "sft" / "metrics")] == [1.1, 2.2, 3.2, 4.2, 5.2]
 
 
 @pytest.fixture
