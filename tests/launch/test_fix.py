@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from launch.cli import app
 from launch.fix import Proposal, _judged, _say, _write, read_problem
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import AssertTest, CallTest
+from ledex_ray.readers.own_tests import read_tests
 from ledex_ray.splice import splice
 from reward.judge import Judge, JudgeConfig
 from reward.scorer import Scorer
@@ -138,6 +141,32 @@ def test_whatever_asserts_is_a_test(tmp_path: Path) -> None:
         assert judge.judge(problem, PROGRAM).n_passed == 1
         assert judge.judge(problem, PROGRAM.replace("return 0", "return sum(xs)")).passed
         assert judge.judge(problem, PROGRAM.replace("return 0", "return xs[0] if xs else 0")).n_passed == 2
+
+
+def test_reading_twice_as_many_tests_takes_twice_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walk, walked = ast.walk, [0]
+
+    def counted(node: ast.AST) -> Iterator[ast.AST]:
+        walked[-1] += 1
+        return walk(node)
+
+    monkeypatch.setattr(ast, "walk", counted)
+    for count in (100, 200):
+        paths = write(tmp_path, sums_py=PROGRAM, t_py="".join(f"assert total([{n}]) == {n}\n" for n in range(count)))
+        assert len(read_tests(paths["t_py"], paths["sums_py"])) == count
+        walked.append(0)
+    assert walked[1] <= 2 * walked[0]
+
+
+def test_an_assert_is_taken_as_it_is_written_whatever_ends_its_lines(tmp_path: Path) -> None:
+    tests = 'assert total(["\x0cä\u2028"]) == (\r\n    "ö"); assert total([])\rassert (total(\n\n[1]))  # ö'
+    path = tmp_path / "t.py"
+    path.write_bytes(tests.encode())
+    assert [test.code for test in read_tests(path, path) if isinstance(test, AssertTest)] == [
+        'assert total(["\x0cä\u2028"]) == (\r\n    "ö")',
+        "assert total([])",
+        "assert (total(\n\n[1]))",
+    ]
 
 
 def test_decorators_and_signatures_of_several_lines_go_with_their_function() -> None:
