@@ -204,7 +204,7 @@ def _shape(path: Path, model: ModelConfig) -> ModelShape:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
-    return shape_of(config.to_dict(), where=str(path))
+    return shape_of(config.get_text_config().to_dict(), where=str(path))
 
 
 def _ask(

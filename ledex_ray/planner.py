@@ -106,7 +106,11 @@ def read_shape(directory: Path) -> ModelShape:
 
 
 def shape_of(config: Mapping[str, Any], parameters: int | None = None, where: str = "config.json") -> ModelShape:
-    """The shape that a transformers configuration describes; parameters by formula where they are not given."""
+    """The shape that a transformers configuration describes; parameters by formula where they are not given.
+
+    Of a model that reads more than text it is the decoder's. Raises BadInput where a size is missing.
+    """
+    config = _of_text(config)
 
     def first(*names: str) -> int:
         for name in names:
@@ -139,6 +143,11 @@ def shape_of(config: Mapping[str, Any], parameters: int | None = None, where: st
         tables = 1 if config.get("tie_word_embeddings", True) else 2
         parameters = layers * (per_layer + 2 * hidden) + tables * vocabulary * hidden + hidden
     return replace(shape, parameters=parameters)
+
+
+def _of_text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What describes the decoder: a model that reads more than text (Gemma 3, Llama 4) has it in a part of its own."""
+    return {**config, **(config.get("text_config") or {})}
 
 
 def lora_parameters(shape: ModelShape, rank: int) -> int:

@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from launch.cli import app
-from launch.fix import Proposal, _judged, _say, _write, read_problem
+from launch.fix import Proposal, _judged, _say, _shape, _write, read_problem
+from ledex_ray.config import ModelConfig
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import AssertTest, CallTest
 from ledex_ray.readers.own_tests import read_tests
@@ -203,6 +204,13 @@ def test_a_fix_is_not_written_over_what_was_saved_meanwhile(tmp_path: Path, caps
 def test_code_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     _say("xs[:end:2] p.jsonl:100: [bold]")
     assert capsys.readouterr().out == "xs[:end:2] p.jsonl:100: [bold]\n"
+
+
+def test_the_cache_is_laid_out_for_the_decoder_of_a_model_that_sees(tmp_path: Path) -> None:
+    from transformers import Gemma3Config
+
+    Gemma3Config(text_config={"hidden_size": 64, "num_hidden_layers": 3}).save_pretrained(tmp_path)
+    assert _shape(tmp_path, ModelConfig()).layers == 3
 
 
 def call_on_a_bug(folder: Path) -> tuple[Path, list[str]]:

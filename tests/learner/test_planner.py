@@ -42,6 +42,11 @@ def test_parameters_by_formula(config: dict[str, Any], billions: float) -> None:
     assert shape_of(config).parameters / 1e9 == pytest.approx(billions, rel=0.01)
 
 
+def test_the_shape_of_a_model_that_sees_is_its_decoders() -> None:
+    nested = {"model_type": "mistral3", "text_config": QWEN_7B, "vision_config": {"hidden_size": 1024}}
+    assert shape_of(nested) == shape_of(QWEN_7B)
+
+
 def test_seven_billion_need_sharding_on_eight_gpus() -> None:
     shape = shape_of(QWEN_7B)
     alone = plan(recipe(ranks=1, zero_stage=1), shape, precision="bfloat16", gpus=8, gpu_memory_gb=80)
