@@ -186,7 +186,7 @@ def _fleet(model: ModelConfig, sampling: SamplingConfig) -> Fleet:
 
     fleet = Fleet(Recipe(run="fix", model=model), stages=())  # an engine alone: the judge is this process's own
     shape = _shape(fleet.model_path, model)
-    longest = min(LONGEST, shape.context or LONGEST)
+    longest = _longest(shape, sampling)
     gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
     item = 2 if resolve_precision(model.dtype, gpus) == "bfloat16" else 4
     one = longest * shape.cache_bytes(item) / GIB  # an engine that could not hold the longest would not start
@@ -198,6 +198,16 @@ def _fleet(model: ModelConfig, sampling: SamplingConfig) -> Fleet:
         ),
     )
     return fleet
+
+
+def _longest(shape: ModelShape, sampling: SamplingConfig) -> int:
+    """Tokens of a prompt and its answer together. Raises BadInput where the answer's share is all of them."""
+    longest = min(LONGEST, shape.context or LONGEST)
+    if sampling.max_tokens >= longest:
+        raise BadInput(
+            "--max-tokens", "leaves the prompt no room", given=sampling.max_tokens, expected=f"less than {longest}"
+        )
+    return longest
 
 
 def _shape(path: Path, model: ModelConfig) -> ModelShape:

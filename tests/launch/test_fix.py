@@ -11,9 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from launch.cli import app
-from launch.fix import Proposal, _judged, _say, _shape, _write, read_problem
-from ledex_ray.config import ModelConfig
+from launch.fix import Proposal, _judged, _longest, _say, _shape, _write, read_problem
+from ledex_ray.config import ModelConfig, SamplingConfig
 from ledex_ray.errors import BadInput
+from ledex_ray.planner import shape_of
 from ledex_ray.problems import AssertTest, CallTest
 from ledex_ray.readers.own_tests import read_tests
 from ledex_ray.splice import splice
@@ -211,6 +212,16 @@ def test_the_cache_is_laid_out_for_the_decoder_of_a_model_that_sees(tmp_path: Pa
 
     Gemma3Config(text_config={"hidden_size": 64, "num_hidden_layers": 3}).save_pretrained(tmp_path)
     assert _shape(tmp_path, ModelConfig()).layers == 3
+
+
+@pytest.mark.parametrize(("context", "longest"), [(512, 512), (0, 4096), (100_000, 4096)])
+def test_an_answer_that_leaves_the_prompt_no_room_is_refused_before_the_engine_starts(
+    context: int, longest: int
+) -> None:
+    shape = shape_of({"hidden_size": 1, "n_layer": 1, "n_head": 1, "vocab_size": 1, "n_positions": context})
+    assert _longest(shape, SamplingConfig(max_tokens=longest - 1)) == longest
+    with pytest.raises(BadInput, match=f"--max-tokens: .* got {longest}; expected less than {longest}"):
+        _longest(shape, SamplingConfig(max_tokens=longest))
 
 
 def call_on_a_bug(folder: Path) -> tuple[Path, list[str]]:
