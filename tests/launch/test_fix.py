@@ -15,7 +15,7 @@ from launch.fix import Proposal, _judged, _longest, _say, _shape, _write, read_p
 from ledex_ray.config import ModelConfig, SamplingConfig
 from ledex_ray.errors import BadInput
 from ledex_ray.planner import shape_of
-from ledex_ray.problems import AssertTest, CallTest
+from ledex_ray.problems import AssertTest, CallTest, Problem
 from ledex_ray.readers.own_tests import read_tests
 from ledex_ray.splice import splice
 from reward.judge import Judge, JudgeConfig
@@ -212,6 +212,23 @@ def test_the_cache_is_laid_out_for_the_decoder_of_a_model_that_sees(tmp_path: Pa
 
     Gemma3Config(text_config={"hidden_size": 64, "num_hidden_layers": 3}).save_pretrained(tmp_path)
     assert _shape(tmp_path, ModelConfig()).layers == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "layout"), [([], "auto"), (["--layout", "plain"], "plain"), (["--layout", "chat"], "chat")]
+)
+def test_the_model_is_asked_in_the_layout_that_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], layout: str
+) -> None:
+    asked: list[ModelConfig] = []
+
+    def search(problem: Problem, start: Proposal, model: ModelConfig, *rest: object) -> Proposal:
+        asked.append(model)
+        return start
+
+    monkeypatch.setattr("launch.fix._search", search)
+    done = CliRunner().invoke(app, call_on_a_bug(tmp_path)[1] + options)
+    assert done.exit_code == 1 and [model.layout for model in asked] == [layout]
 
 
 @pytest.mark.parametrize(("context", "longest"), [(512, 512), (0, 4096), (100_000, 4096)])
