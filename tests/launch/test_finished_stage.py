@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launch.pipeline import report_run, run_recipe
+from launch.pipeline import _models, report_run, run_recipe
 from launch.ppo_setup import open_session
 from launch.rundir import RunDirectory
 from launch.stages import FOLDERS, check_order, check_settings
@@ -82,6 +83,34 @@ def test_what_the_evaluation_would_refuse_is_refused_before_anything_is_trained(
 ) -> None:
     with pytest.raises(BadInput, match=told):
         run_recipe(recipe_from_tree({"stages": ["synthesize", "sft", "evaluate"], **changes}))
+
+
+@pytest.mark.parametrize(
+    ("key", "stages"),
+    [
+        ("model.name", ["sft"]),
+        ("synthesis.teacher", ["synthesize"]),
+        ("evaluation.models.short", ["evaluate"]),
+    ],
+)
+def test_prompts_longer_than_a_model_that_is_asked_takes_are_refused(
+    runs_dir: Path, tmp_path: Path, key: str, stages: list[str]
+) -> None:
+    for name, context in {"short": 512, "long": 4096}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"n_positions": context}))
+    short, long = str(tmp_path / "short"), str(tmp_path / "long")
+    models = {"model.name": long, "synthesis.teacher": long, "evaluation.models.short": long, key: short}
+    tree: dict[str, Any] = {"model": {"name": models["model.name"], "max_length": 1024}, "stages": stages}
+    tree |= {"synthesis": {"teacher": models["synthesis.teacher"]}}
+    tree |= {"evaluation": {"models": {"short": models["evaluation.models.short"]}}}
+    recipe = recipe_from_tree(tree)
+    if stages == ["sft"]:
+        trained(recipe, "synthesize")
+    with pytest.raises(BadInput, match=f"model.max_length': is more than {key}={short} takes, got 1024; .* 512"):
+        run_recipe(recipe)
+    unasked = [s for s in ("synthesize", "evaluate") if s not in stages]
+    assert dict(_models(recipe, unasked)).get(key) == (short if key == "model.name" else None)
 
 
 def test_more_iterations_are_another_recipe_so_that_nothing_goes_on_from_a_finished_stage(runs_dir: Path) -> None:
