@@ -19,6 +19,7 @@ from ledex_ray.errors import BadInput
 
 if TYPE_CHECKING:
     from launch.fleet import Fleet
+    from ledex_ray.problems import Problem
 
 
 def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> RunDirectory:
@@ -92,14 +93,23 @@ def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
     from ledex_ray.placement import check_weight_transfer
     from ledex_ray.planner import read_context
     from reward.arms import resolve_arm
-    from reward.judge import find_python, ready_problems
+    from reward.judge import JudgeConfig, TooWeak, find_python, ready_problems
 
     if stages == ["report"]:
         return
     recipe, pins = run.recipe, run.pins
-    load = cache(ready_problems)  # held-out problems are compared with those that are trained on: each set is read once
-    if recipe.sandbox.python and not cluster_address():  # a cluster's sandboxes may be on other machines
-        find_python(recipe.sandbox.python)
+    python = "" if cluster_address() else recipe.sandbox.python or ""  # a cluster's sandboxes may be on other machines
+    if python:
+        find_python(python)
+    judge = JudgeConfig(python=python, floor=recipe.sandbox.floor)  # of reference solutions
+
+    @cache  # held-out problems are compared with those that are trained on: each set is read once
+    def load(spec: str) -> list[Problem]:
+        try:
+            return ready_problems(spec, judge)
+        except TooWeak as error:
+            raise BadInput("recipe key 'sandbox.floor'", str(error)) from error
+
     pin_problem_sets(recipe, pins)
     training_problems(recipe, load)
     if "ppo" in stages:

@@ -16,7 +16,7 @@ from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
 from ledex_ray.recipes import recipe_from_tree
-from reward.judge import ready_problems
+from reward.judge import JudgeConfig, ready_problems
 
 
 def trained(recipe: Recipe, *finished: str) -> Path:
@@ -58,9 +58,9 @@ def test_a_recipe_may_keep_them(runs_dir: Path) -> None:
 def test_each_problem_set_is_read_once_before_the_stages_begin(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
-    def counted(spec: str) -> list[Problem]:
+    def counted(spec: str, config: JudgeConfig) -> list[Problem]:
         read.append(spec)
-        return ready_problems(spec)
+        return ready_problems(spec, config)
 
     monkeypatch.setattr("reward.judge.ready_problems", counted)
     recipe = recipe_from_tree({"stages": ["ppo", "evaluate"], "evaluation": {"models": {"none": "/nowhere"}}})
@@ -111,6 +111,31 @@ def test_prompts_longer_than_a_model_that_is_asked_takes_are_refused(
         run_recipe(recipe)
     unasked = [s for s in ("synthesize", "evaluate") if s not in stages]
     assert dict(_models(recipe, unasked)).get(key) == (short if key == "model.name" else None)
+
+
+@pytest.mark.parametrize(
+    ("floor", "told"),
+    [("none", "no such directory"), ("B", "sandbox.floor': this machine reaches isolation tier none, the floor is B")],
+)
+def test_reference_solutions_are_judged_under_the_floor_of_the_recipe(
+    runs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, floor: str, told: str
+) -> None:
+    monkeypatch.setenv("LEDEX_CACHE", str(tmp_path / "cache"))
+    without = {"A": "no bubblewrap", "B": "no Landlock", "C": "no root", "none": ""}
+    monkeypatch.setattr("reward.judge.tiers.available_tiers", lambda: without)
+    row = {"task_id": "Mbpp/1", "prompt": '"""\nDo it.\nassert f(1)\n"""\n', "entry_point": "f", "atol": 0}
+    row |= {"canonical_solution": "def f(a):\n    return a\n", "base_input": [[1]], "plus_input": []}
+    (tmp_path / "plus.jsonl").write_text(json.dumps(row) + "\n")
+    recipe = recipe_from_tree(
+        {
+            "model": {"name": "./nowhere"},  # found after the problem sets
+            "problems": {"train": f"evalplus:{tmp_path / 'plus.jsonl'}"},
+            "sandbox": {"floor": floor},
+            "stages": ["synthesize"],
+        }
+    )
+    with pytest.raises(BadInput, match=told):
+        run_recipe(recipe)
 
 
 def test_more_iterations_are_another_recipe_so_that_nothing_goes_on_from_a_finished_stage(runs_dir: Path) -> None:
