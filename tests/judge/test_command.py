@@ -268,6 +268,15 @@ def test_a_cluster_gives_the_same_verdicts_in_the_same_order(problems: str, tmp_
     assert without_costs(there) == without_costs(here)
 
 
+def test_an_address_at_which_no_cluster_is_leaves_the_output_untouched(problems: str, tmp_path: Path) -> None:
+    out = tmp_path / "verdicts.jsonl"
+    given = samples(tmp_path, {"task_id": "echo", "solution": "print(input())"})
+    done = ledex("judge", "--problems", problems, given, "--out", str(out), "--address", "nonsense://x")
+    assert done.returncode == 2 and not out.exists()
+    assert "ledex: --address: no Ray cluster can be reached (RuntimeError: " in done.stderr
+    assert "got 'nonsense://x'; expected HEAD:6379" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_the_doctor_tries_the_judge() -> None:
     done = ledex("doctor")
     assert done.returncode == 0, done.stderr
