@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 
 import ray
+from ray.exceptions import RayError
 
+from ledex_ray.errors import BadInput
 from reward.judge.many import cores
 
 log = logging.getLogger(__name__)
@@ -21,15 +23,23 @@ def start_ray(address: str | None = None) -> None:
 
     A local Ray ends with this process. It has no dashboard, sends no usage statistics, and lies under a short path:
     the names of its sockets are limited to 107 characters. Actors' own output goes to its log files unless
-    LEDEX_ACTOR_LOGS is set.
+    LEDEX_ACTOR_LOGS is set. Raises BadInput where no cluster can be reached at the address that was named.
     """
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     to_driver = bool(os.environ.get("LEDEX_ACTOR_LOGS"))
-    if address := cluster_address(address):
-        ray.init(address=address, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=to_driver)
-        log.info("ray address=%s nodes=%d", address, len(ray.nodes()))
+    if cluster := cluster_address(address):
+        try:
+            ray.init(address=cluster, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=to_driver)
+        except (OSError, RuntimeError, ValueError, RayError) as error:
+            raise BadInput(
+                "--address" if address else "RAY_ADDRESS",
+                f"no Ray cluster can be reached ({' '.join(f'{type(error).__name__}: {error}'.split())[:200]})",
+                given=cluster,
+                expected="HEAD:6379, ray://HEAD:10001 or auto",
+            ) from error
+        log.info("ray address=%s nodes=%d", cluster, len(ray.nodes()))
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's future default; without it, a warning

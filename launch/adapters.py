@@ -52,8 +52,11 @@ def merged(folder: Path, cache: Path, resolve_base: Callable[[str], Path], *, tr
         try:
             _merge(folder, base, scratch, trust_remote_code)
             scratch.chmod(0o755)
-            if not target.is_dir():  # another process may have been quicker
+            try:
                 scratch.rename(target)
+            except OSError:
+                if not target.is_dir():  # another process may have been quicker
+                    raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return target

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 FIXED, NOT_FIXED = 0, 1
 LONGEST = 4096  # tokens of prompt and answer; the engine's memory is laid out for it
 PATIENCE = 3600.0  # seconds: a large model on a CPU answers a round at once, and slowly
+Layout = Literal["auto", "chat", "plain"]  # as ModelConfig has it
 _DEFINED = re.compile(r"^(?:async\s+def|def|class)\s+(\w+)", re.MULTILINE)
 
 
@@ -68,6 +69,9 @@ def fix(
     max_tokens: Annotated[int, typer.Option(min=16, help="Longest answer.")] = 512,
     write: Annotated[bool, typer.Option("--write", help="Put the fix into FILE; it is not touched otherwise.")] = False,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    layout: Annotated[
+        Layout, typer.Option(help="Of prompts, as the model was trained: model.layout of its recipe.")
+    ] = "auto",
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that the model's repository ships.")] = False,
 ) -> None:
     """Fix a program until its tests pass: explanation and difference on standard output. Exit 0 fixed, 1 not fixed.
@@ -77,7 +81,7 @@ def fix(
     problem = read_problem(file, tests, task)
     original = read_text(file)
     code = original.replace("\r\n", "\n")
-    policy = ModelConfig(name=model, trust_remote_code=trust_remote_code)
+    policy = ModelConfig(name=model, layout=layout, trust_remote_code=trust_remote_code)
     sampling = SamplingConfig(n=samples, temperature=temperature, max_tokens=max_tokens)
     try:
         with Judge(JudgeConfig()) as judge, Scorer() as scorer:
@@ -186,7 +190,7 @@ def _fleet(model: ModelConfig, sampling: SamplingConfig) -> Fleet:
 
     fleet = Fleet(Recipe(run="fix", model=model), stages=())  # an engine alone: the judge is this process's own
     shape = _shape(fleet.model_path, model)
-    longest = min(LONGEST, shape.context or LONGEST)
+    longest = _longest(shape, sampling)
     gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
     item = 2 if resolve_precision(model.dtype, gpus) == "bfloat16" else 4
     one = longest * shape.cache_bytes(item) / GIB  # an engine that could not hold the longest would not start
@@ -200,11 +204,21 @@ def _fleet(model: ModelConfig, sampling: SamplingConfig) -> Fleet:
     return fleet
 
 
+def _longest(shape: ModelShape, sampling: SamplingConfig) -> int:
+    """Tokens of a prompt and its answer together. Raises BadInput where the answer's share is all of them."""
+    longest = min(LONGEST, shape.context or LONGEST)
+    if sampling.max_tokens >= longest:
+        raise BadInput(
+            "--max-tokens", "leaves the prompt no room", given=sampling.max_tokens, expected=f"less than {longest}"
+        )
+    return longest
+
+
 def _shape(path: Path, model: ModelConfig) -> ModelShape:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
-    return shape_of(config.to_dict(), where=str(path))
+    return shape_of(config.get_text_config().to_dict(), where=str(path))
 
 
 def _ask(

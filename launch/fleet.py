@@ -106,12 +106,12 @@ class Fleet:
 
     @contextmanager
     def teacher(self, name: str | None) -> Iterator[tuple[RolloutGroup, Renderer]]:
-        """Engines and renderer of the teacher for as long as they are needed; the policy's own for None."""
+        """Engines and renderer of another model for as long as they are needed; the policy's own for None."""
         if name is None:
             yield self.rollout, self.renderer
             return
         path = self._resolved(name)
-        model = self.recipe.model.model_copy(update={"name": name, "layout": "auto"})
+        model = other_model(self.recipe, name)
         log.info("starting %d rollout engine(s) on the teacher %s", self.recipe.rollout.actors, name)
         group = RolloutGroup(self.recipe.rollout, model, path)
         try:
@@ -129,6 +129,15 @@ class Fleet:
     def serve(self, path: Place, version: int) -> None:
         """Puts the weights of a Hugging Face directory, at a path or URL, on every engine."""
         self.rollout.load(path, version)
+
+
+def other_model(recipe: Recipe, name: str) -> ModelConfig:
+    """The recipe's model with another one in its place, asked in the same layout; a teacher in its own.
+
+    "chat" becomes "auto": the same for a tokenizer with a chat template, and one without has only the plain layout.
+    """
+    same = recipe.model.layout == "plain" and name != recipe.synthesis.teacher
+    return recipe.model.model_copy(update={"name": name, "layout": "plain" if same else "auto"})
 
 
 def _renderer(path: Path, model: ModelConfig) -> Renderer:

@@ -61,11 +61,11 @@ def judge(
     Example: ledex judge --problems humaneval samples.jsonl --out verdicts.jsonl
     """
     check_flags(problems, samples, canonical, cpu_seconds, memory, out)
-    loaded = [with_limits(problem, cpu_seconds, memory) for problem in ready_problems(problems)]
     bad = BadLines(samples or "")
-    source = _canonical(loaded) if canonical else read_samples(samples or "-", loaded, bad)
-    n = sum(len(p.canonical_solutions) for p in loaded) if canonical else count_lines(samples or "-")
     try:
+        loaded = [with_limits(problem, cpu_seconds, memory) for problem in ready_problems(problems)]
+        source = _canonical(loaded) if canonical else read_samples(samples or "-", loaded, bad)
+        n = sum(len(p.canonical_solutions) for p in loaded) if canonical else count_lines(samples or "-")
         tally = _judge_all(source, n, problems, out, workers, address)
     except (TooWeak, StartFailed) as error:
         console.print(f"ledex judge: {error}", style="red", markup=False, highlight=False, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from ledex_ray.errors import BadInput
 
 if TYPE_CHECKING:
     from launch.fleet import Fleet
+    from ledex_ray.problems import Problem
 
 
 def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> RunDirectory:
@@ -90,15 +91,25 @@ def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
     from launch.model_cache import resolve_encoder, resolve_model
     from launch.problem_sets import heldout_problems, pin_problem_sets, training_problems, validation_problems
     from ledex_ray.placement import check_weight_transfer
+    from ledex_ray.planner import read_context
     from reward.arms import resolve_arm
-    from reward.judge import find_python, ready_problems
+    from reward.judge import JudgeConfig, TooWeak, find_python, ready_problems
 
     if stages == ["report"]:
         return
     recipe, pins = run.recipe, run.pins
-    load = cache(ready_problems)  # held-out problems are compared with those that are trained on: each set is read once
-    if recipe.sandbox.python and not cluster_address():  # a cluster's sandboxes may be on other machines
-        find_python(recipe.sandbox.python)
+    python = "" if cluster_address() else recipe.sandbox.python or ""  # a cluster's sandboxes may be on other machines
+    if python:
+        find_python(python)
+    judge = JudgeConfig(python=python, floor=recipe.sandbox.floor)  # of reference solutions
+
+    @cache  # held-out problems are compared with those that are trained on: each set is read once
+    def load(spec: str) -> list[Problem]:
+        try:
+            return ready_problems(spec, judge)
+        except TooWeak as error:
+            raise BadInput("recipe key 'sandbox.floor'", str(error)) from error
+
     pin_problem_sets(recipe, pins)
     training_problems(recipe, load)
     if "ppo" in stages:
@@ -112,14 +123,28 @@ def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
         held_out = heldout_problems(recipe, load)
         if recipe.evaluation.bug_set is not None:
             named_bugs(recipe.evaluation.bug_set, held_out)
-        for name in recipe.evaluation.models.values():
-            resolve_model(name, pins, trust_remote_code=recipe.model.trust_remote_code)
     if "synthesize" in stages and recipe.synthesis.endpoint is not None:
         endpoint_key(recipe.synthesis.endpoint)
-    elif "synthesize" in stages and recipe.synthesis.teacher is not None:
-        resolve_model(recipe.synthesis.teacher, pins, trust_remote_code=recipe.model.trust_remote_code)
-    # The last, as the packaged one takes a minute, once.
-    resolve_model(recipe.model.name, pins, trust_remote_code=recipe.model.trust_remote_code)
+    for key, name in _models(recipe, stages):
+        folder = resolve_model(name, pins, trust_remote_code=recipe.model.trust_remote_code)
+        context = read_context(folder)
+        if context and recipe.model.max_length > context:
+            raise BadInput(
+                "recipe key 'model.max_length'",
+                f"is more than {key}={name} takes",
+                given=recipe.model.max_length,
+                expected=f"at most {context}",
+            )
+
+
+def _models(recipe: Recipe, stages: list[str]) -> Iterator[tuple[str, str]]:
+    """Key and name of each model that engines of these stages serve."""
+    if "evaluate" in stages:
+        for label, name in recipe.evaluation.models.items():
+            yield f"evaluation.models.{label}", name
+    if "synthesize" in stages and recipe.synthesis.endpoint is None and recipe.synthesis.teacher is not None:
+        yield "synthesis.teacher", recipe.synthesis.teacher
+    yield "model.name", recipe.model.name  # the last, as the packaged one takes a minute, once
 
 
 def _run_stages(run: RunDirectory, stages: list[str]) -> None:

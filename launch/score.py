@@ -61,20 +61,20 @@ def score(
     check_flags(problems, samples, False, cpu_seconds, memory, out)
     chosen = resolve_arm(arm, "--arm")
     parsed_weights = _weights(weights)
-    loaded = [with_limits(problem, cpu_seconds, memory) for problem in ready_problems(problems)]
     bad = BadLines(samples)
-    rows = read_lines(samples, loaded, bad, partial(_candidate, arm=chosen))
     taken: list[Sample] = []
-    scored = score_many(
-        _remembering(rows, taken),
-        chosen,
-        similarity=_LazyEncoder(encoder),
-        weights=parsed_weights,
-        allow_weak=allow_weak,
-        workers=workers,
-        judging=(lambda pairs: on_cluster(iter(pairs), address, workers)) if address else None,
-    )
     try:
+        loaded = [with_limits(problem, cpu_seconds, memory) for problem in ready_problems(problems)]
+        rows = read_lines(samples, loaded, bad, partial(_candidate, arm=chosen))
+        scored = score_many(
+            _remembering(rows, taken),
+            chosen,
+            similarity=_LazyEncoder(encoder),
+            weights=parsed_weights,
+            allow_weak=allow_weak,
+            workers=workers,
+            judging=(lambda pairs: on_cluster(iter(pairs), address, workers)) if address else None,
+        )
         tally = _write_all(scored, taken, chosen, out, count_lines(samples), f"{arm} on {problems}")
     except (TooWeak, StartFailed) as error:
         console.print(f"ledex score: {error}", style="red", markup=False, highlight=False, soft_wrap=True)

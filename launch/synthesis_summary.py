@@ -18,7 +18,7 @@ def summarize(
     """Counts over all data sets: solutions, what became of them, and apart from them what no model wrote."""
     return {
         "solutions": len(attempts),
-        "unique": len({(a.problem_id, a.normal_hash) for a in attempts}),
+        "unique": len({_tree(a) for a in attempts if a.verdict.status is not Status.INFRA}),
         "correct": sum(a.verdict.passed for a in attempts),
         "infra": sum(a.verdict.status is Status.INFRA for a in attempts),
         "wrong": len(wrong),
@@ -41,7 +41,7 @@ def table_1(
     rows: list[dict[str, object]] = []
     for data_set in sorted({data_sets[a.problem_id] for a in attempts}):
         chosen = [a for a in attempts if data_sets[a.problem_id] == data_set and a.verdict.status is not Status.INFRA]
-        judged = {(a.problem_id, a.normal_hash or a.code): a for a in chosen}.values()
+        judged = {_tree(a): a for a in chosen}.values()
         asked = [r for r in refinements if data_sets[r.problem_id] == data_set and not _fault(r)]
         verified = sum(_verified(r) for r in asked)
         rows.append(
@@ -91,6 +91,11 @@ def _cell(value: object) -> str:
     return (
         f"{100 * value:.1f} %" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
     )
+
+
+def _tree(attempt: Attempt) -> tuple[str, str]:
+    """By which solutions are distinct: the syntax tree, or the text of what has none."""
+    return attempt.problem_id, attempt.normal_hash or attempt.code
 
 
 def _verified(refinement: Refinement) -> bool:

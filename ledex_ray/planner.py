@@ -96,17 +96,33 @@ class Plan:
 
 def read_shape(directory: Path) -> ModelShape:
     """The shape of a Hugging Face directory; parameters counted from its weights where they are there."""
+    config = _read_config(directory)
+    counted = sum(_count_parameters(file) for file in sorted(directory.glob("*.safetensors")))
+    return shape_of(config, counted or None, where=str(directory / "config.json"))
+
+
+def read_context(directory: Path) -> int:
+    """The longest sequence that the model of a Hugging Face directory takes; 0 where its configuration does not say."""
+    return _context(_of_text(_read_config(directory)))
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BadInput(str(path), "is no readable model configuration") from error
-    counted = sum(_count_parameters(file) for file in sorted(directory.glob("*.safetensors")))
-    return shape_of(config, counted or None, where=str(path))
+    if not isinstance(config, dict):
+        raise BadInput(str(path), "is no readable model configuration")
+    return config
 
 
 def shape_of(config: Mapping[str, Any], parameters: int | None = None, where: str = "config.json") -> ModelShape:
-    """The shape that a transformers configuration describes; parameters by formula where they are not given."""
+    """The shape that a transformers configuration describes; parameters by formula where they are not given.
+
+    Of a model that reads more than text it is the decoder's. Raises BadInput where a size is missing.
+    """
+    config = _of_text(config)
 
     def first(*names: str) -> int:
         for name in names:
@@ -132,13 +148,27 @@ def shape_of(config: Mapping[str, Any], parameters: int | None = None, where: st
         intermediate=intermediate,
         vocabulary=vocabulary,
         gated=gated,
-        context=int(config.get("max_position_embeddings") or config.get("n_positions") or 0),
+        context=_context(config),
     )
     if parameters is None:
         per_layer = hidden * (2 * shape.attention + 2 * shape.key_value) + (2 + gated) * hidden * intermediate
         tables = 1 if config.get("tie_word_embeddings", True) else 2
         parameters = layers * (per_layer + 2 * hidden) + tables * vocabulary * hidden + hidden
     return replace(shape, parameters=parameters)
+
+
+def _of_text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What describes the decoder: a model that reads more than text (Gemma 3, Llama 4) has it in a part of its own."""
+    return {**config, **(config.get("text_config") or {})}
+
+
+def _context(config: Mapping[str, Any]) -> int:
+    """As vLLM derives it: most kinds of scaling stretch the positions, of some the number is the stretched one."""
+    positions = config.get("max_position_embeddings") or config.get("n_positions") or 0
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    stretched = (rope.get("rope_type") or rope.get("type")) in ("su", "longrope", "llama3", "yarn", "deepseek_yarn")
+    factor = 1 if stretched else rope.get("factor") or 1
+    return int(max(positions * factor, config.get("model_max_length") or 0))
 
 
 def lora_parameters(shape: ModelShape, rank: int) -> int:

@@ -118,6 +118,8 @@ def _limits(row: Row, where: str) -> Limits | None:
     for name, value in (("cpu_seconds", cpu), ("memory_mb", memory)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise BadInput(where, f"field 'limits.{name}'", given=value, expected="a positive number")
+    if memory < 1:
+        raise BadInput(where, "field 'limits.memory_mb'", given=memory, expected="whole megabytes, from 1")
     return Limits(cpu_seconds=float(cpu), memory_mb=int(memory))
 
 

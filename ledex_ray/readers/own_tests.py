@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from pathlib import Path
 
 from ledex_ray.errors import BadInput
@@ -37,13 +38,15 @@ def _asserts(path: Path, module: str) -> tuple[Test, ...]:
     tests: list[Test] = []
     body = _as_a_program(tree.body)
     helpers = _asserting(body)
+    last = {name: place for place, node in enumerate(body) for name in _named(node)}  # where each is named last
+    lines = _lines_of_python(text)
     for place, node in enumerate(body):
         if _is_docstring(node) or _imports_the_program(node, module, f"{path}:{node.lineno}"):
             continue
-        source = _source(text, node)
+        source = _source(lines, node)
         if not isinstance(node, _DEFINITIONS) and (_asserts_itself(node) or _named(node) & helpers.keys()):
             tests.append(AssertTest("\n".join([*before, source])))
-            if not any(_bound(node) & _named(later) for later in body[place + 1 :]):
+            if all(last[name] <= place for name in _bound(node)):
                 continue
         before.append(source)
     for name, helper in helpers.items():
@@ -91,13 +94,20 @@ def _bound(node: ast.stmt) -> set[str]:
     return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
-def _source(text: str, node: ast.stmt) -> str:
+def _source(lines: list[str], node: ast.stmt) -> str:
     """The statement as it is written, from its first decorator on."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.decorator_list:
         node.lineno, node.col_offset = node.decorator_list[0].lineno, 0  # a definition's own place is behind them
     if node.col_offset:  # from under a guard: its further lines are indented
         return ast.unparse(node)
-    return ast.get_source_segment(text, node) or ast.unparse(node)
+    assert node.end_lineno is not None, "it was parsed"
+    *whole, end = lines[node.lineno - 1 : node.end_lineno]
+    return "".join([*whole, end.encode()[: node.end_col_offset].decode()])
+
+
+def _lines_of_python(text: str) -> list[str]:
+    """The lines with their ends as Python's parser counts them: `splitlines` knows more ends than it does."""
+    return re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text)
 
 
 def _is_docstring(node: ast.stmt) -> bool:

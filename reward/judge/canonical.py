@@ -25,7 +25,7 @@ class CanonicalRunner:
         self._config, self._judge = config, None  # type: tuple[JudgeConfig | None, Judge | None]
 
     def __call__(self, problem: Problem, arguments: Sequence[str]) -> CanonicalRun:
-        """What the first canonical solution returns for each tuple of arguments; raises ValueError where it fails."""
+        """What the first canonical solution returns for each tuple of arguments; raises BadInput where it fails."""
         if self._judge is None:
             self._judge = Judge(self._config)
         values, cpu_seconds = self._judge.outputs(problem, problem.canonical_solutions[0], arguments, LIMITS)

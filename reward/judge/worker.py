@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
+from ledex_ray.errors import BadInput
 from ledex_ray.problems import Limits, Problem, StdioTest, Test
 from ledex_ray.records import Verdict
 
@@ -90,7 +91,8 @@ class Judge:
     ) -> tuple[list[Any], float]:
         """What the problem's function returns for each tuple of arguments, and the CPU seconds of all calls.
 
-        NotImplemented stands for a value that cannot be carried. Raises ValueError where a call fails.
+        NotImplemented stands for a value that cannot be carried. Raises BadInput where a call fails: the program is
+        the problem's own.
         """
         news = {"suite": outputs_suite(problem, arguments), "forget": []}
         try:
@@ -106,10 +108,12 @@ class Judge:
             elif result["status"] == "opaque" or result.get("kind") == "MemoryError":
                 values.append(NotImplemented)
             else:
-                raise ValueError(f"{problem.id}: {result.get('error')} for {result.get('call')}")
+                at = f" for {result['call']}" if result.get("call") else ""
+                raise BadInput(f"problem {problem.id}", f"its reference solution fails ({result.get('error')}{at})")
         if len(values) != len(arguments):
             why = reply.get("broken") or ending.describe(ending.status(limits), limits)
-            raise ValueError(f"{problem.id}: call {len(values)} of {len(arguments)} has no value ({why})")
+            call = f"call {len(values)} of {len(arguments)}"
+            raise BadInput(f"problem {problem.id}", f"its reference solution gives no value for {call} ({why})")
         return values, ending.cpu_seconds
 
     def canaries(self) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.adapters import merged
 from launch.model_cache import resolve_model
 from ledex_ray.errors import BadInput
 
@@ -36,6 +37,23 @@ def test_an_adapter_is_merged_once_into_its_base(
         plain = AutoModelForCausalLM.from_pretrained(tiny_llama)(ids).logits
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     assert (ours - plain).abs().max() > 1e-2
+
+
+def test_of_two_processes_that_merge_at_once_the_slower_takes_what_the_quicker_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "base"}')
+    monkeypatch.setattr("launch.adapters._merge", lambda folder, base, out, trusted: (out / "slower").touch())
+    rename = Path.rename
+
+    def just_behind(scratch: Path, target: Path) -> Path:
+        target.mkdir()
+        (target / "quicker").touch()
+        return rename(scratch, target)
+
+    monkeypatch.setattr(Path, "rename", just_behind)
+    path = merged(tmp_path, tmp_path / "cache", Path)
+    assert [p.name for p in path.iterdir()] == ["quicker"] and list(path.parent.iterdir()) == [path]
 
 
 def test_an_adapter_without_a_base_is_refused(tmp_path: Path) -> None:

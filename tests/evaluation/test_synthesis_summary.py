@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from launch.synthesis_summary import table_1, table_rows
+from launch.synthesis_summary import summarize, table_1, table_rows
 from ledex_ray.records import Status, Verdict
 from tests.evaluation.sample_run import RIGHT, WRONG, attempt, refinement
 
@@ -17,10 +17,12 @@ def test_distinct_solutions_and_verified_refinements_are_counted_by_data_set() -
     fixes = [refinement(wrong, n, code, "x") for n, code in enumerate((RIGHT, WRONG, RIGHT, WRONG))]
     forged = replace(fixes[0], verdict=replace(fixes[0].verdict, weak=True))
     sets = {"add": "mbpp", "other": "apps"}
-    rows = table_1([wrong, right, again, lost, other], [*fixes[1:], forged], sets)
+    attempts = [wrong, right, again, lost, other]
+    rows = table_1(attempts, [*fixes[1:], forged], sets)
     assert rows == [
         {"data set": "apps", "unique": 1, "correct": 1, "wrong": 0, "verified": 0, "rate": None},
         {"data set": "mbpp", "unique": 2, "correct": 1, "wrong": 1, "verified": 1, "rate": 0.25},
     ]
+    assert summarize(attempts, [], [], [])["unique"] == 3  # as in the rows
     assert table_rows({"table": rows})[1] == ["mbpp", "2", "1", "1", "1", "25.0 %"]
     assert table_rows({"solutions": 3}) == []

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
+
+from launch.cli import app
 
 ROOT = Path(__file__).parents[2]
 PROBLEM = {
@@ -179,6 +182,48 @@ def test_a_set_up_that_fails_is_exit_code_one(tmp_path: Path) -> None:
     assert "INFRA" in done.stderr and "KeyError" in done.stderr
 
 
+PLUS = {
+    "task_id": "Mbpp/1",
+    "prompt": '"""\nDo it.\nassert f(1)\n"""\n',
+    "entry_point": "f",
+    "base_input": [[1]],
+    "plus_input": [],
+    "atol": 0,
+}
+
+
+def plus_set(folder: Path, solution: str) -> str:
+    path = folder / "plus.jsonl"
+    path.write_text(json.dumps({**PLUS, "canonical_solution": solution}) + "\n")
+    return f"evalplus:{path}"
+
+
+@pytest.mark.parametrize(
+    ("solution", "told"),
+    [
+        ("def f(a):\n    raise KeyError('broken')\n", "(KeyError: 'broken' for f(1))"),
+        ("def f(a:\n", "(SyntaxError: '(' was never closed)"),
+    ],
+)
+def test_a_reference_solution_that_fails_is_bad_input(tmp_path: Path, solution: str, told: str) -> None:
+    done = ledex("judge", "--problems", plus_set(tmp_path, solution), "--canonical")
+    assert done.returncode == 2 and f"ledex: problem Mbpp/1: its reference solution fails {told}" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["judge"], ["score", "--arm", "tests_only"]])
+def test_a_machine_too_weak_for_the_reference_solutions_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    without = {"A": "no bubblewrap", "B": "no Landlock", "C": "no root", "none": ""}
+    monkeypatch.setattr("reward.judge.tiers.available_tiers", lambda: without)
+    monkeypatch.setenv("LEDEX_CACHE", str(tmp_path / "cache"))
+    given = samples(tmp_path, {"task_id": "Mbpp/1", "solution": "def f(a):\n    return a\n"})
+    problems = plus_set(tmp_path, "def f(a):\n    return a\n")
+    done = CliRunner().invoke(app, [*command, "--problems", problems, given])
+    assert done.exit_code == 1 and isinstance(done.exception, SystemExit)
+    assert f"ledex {command[0]}: this machine reaches isolation tier none" in done.stderr
+
+
 def test_verdicts_go_through_a_link_and_into_a_pipe(problems: str, tmp_path: Path) -> None:
     file, link = tmp_path / "verdicts.jsonl", tmp_path / "link"
     file.write_text("old")
@@ -221,6 +266,15 @@ def test_a_cluster_gives_the_same_verdicts_in_the_same_order(problems: str, tmp_
         return [{key: value for key, value in row.items() if key not in left_out} for row in rows(path)]
 
     assert without_costs(there) == without_costs(here)
+
+
+def test_an_address_at_which_no_cluster_is_leaves_the_output_untouched(problems: str, tmp_path: Path) -> None:
+    out = tmp_path / "verdicts.jsonl"
+    given = samples(tmp_path, {"task_id": "echo", "solution": "print(input())"})
+    done = ledex("judge", "--problems", problems, given, "--out", str(out), "--address", "nonsense://x")
+    assert done.returncode == 2 and not out.exists()
+    assert "ledex: --address: no Ray cluster can be reached (RuntimeError: " in done.stderr
+    assert "got 'nonsense://x'; expected HEAD:6379" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_the_doctor_tries_the_judge() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launch.pipeline import report_run, run_recipe
+from launch.pipeline import _models, report_run, run_recipe
 from launch.ppo_setup import open_session
 from launch.rundir import RunDirectory
 from launch.stages import FOLDERS, check_order, check_settings
@@ -15,7 +16,7 @@ from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
 from ledex_ray.recipes import recipe_from_tree
-from reward.judge import ready_problems
+from reward.judge import JudgeConfig, ready_problems
 
 
 def trained(recipe: Recipe, *finished: str) -> Path:
@@ -57,9 +58,9 @@ def test_a_recipe_may_keep_them(runs_dir: Path) -> None:
 def test_each_problem_set_is_read_once_before_the_stages_begin(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
-    def counted(spec: str) -> list[Problem]:
+    def counted(spec: str, config: JudgeConfig) -> list[Problem]:
         read.append(spec)
-        return ready_problems(spec)
+        return ready_problems(spec, config)
 
     monkeypatch.setattr("reward.judge.ready_problems", counted)
     recipe = recipe_from_tree({"stages": ["ppo", "evaluate"], "evaluation": {"models": {"none": "/nowhere"}}})
@@ -83,6 +84,59 @@ def test_what_the_evaluation_would_refuse_is_refused_before_anything_is_trained(
 ) -> None:
     with pytest.raises(BadInput, match=told):
         run_recipe(recipe_from_tree({"stages": ["synthesize", "sft", "evaluate"], **changes}))
+
+
+@pytest.mark.parametrize(
+    ("key", "stages"),
+    [
+        ("model.name", ["sft"]),
+        ("synthesis.teacher", ["synthesize"]),
+        ("evaluation.models.short", ["evaluate"]),
+    ],
+)
+def test_prompts_longer_than_a_model_that_is_asked_takes_are_refused(
+    runs_dir: Path, tmp_path: Path, key: str, stages: list[str]
+) -> None:
+    for name, context in {"short": 512, "long": 4096}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"n_positions": context}))
+    short, long = str(tmp_path / "short"), str(tmp_path / "long")
+    models = {"model.name": long, "synthesis.teacher": long, "evaluation.models.short": long, key: short}
+    tree: dict[str, Any] = {"model": {"name": models["model.name"], "max_length": 1024}, "stages": stages}
+    tree |= {"synthesis": {"teacher": models["synthesis.teacher"]}}
+    tree |= {"evaluation": {"models": {"short": models["evaluation.models.short"]}}}
+    recipe = recipe_from_tree(tree)
+    if stages == ["sft"]:
+        trained(recipe, "synthesize")
+    with pytest.raises(BadInput, match=f"model.max_length': is more than {key}={short} takes, got 1024; .* 512"):
+        run_recipe(recipe)
+    unasked = [s for s in ("synthesize", "evaluate") if s not in stages]
+    assert dict(_models(recipe, unasked)).get(key) == (short if key == "model.name" else None)
+
+
+@pytest.mark.parametrize(
+    ("floor", "told"),
+    [("none", "no such directory"), ("B", "sandbox.floor': this machine reaches isolation tier none, the floor is B")],
+)
+def test_reference_solutions_are_judged_under_the_floor_of_the_recipe(
+    runs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, floor: str, told: str
+) -> None:
+    monkeypatch.setenv("LEDEX_CACHE", str(tmp_path / "cache"))
+    without = {"A": "no bubblewrap", "B": "no Landlock", "C": "no root", "none": ""}
+    monkeypatch.setattr("reward.judge.tiers.available_tiers", lambda: without)
+    row = {"task_id": "Mbpp/1", "prompt": '"""\nDo it.\nassert f(1)\n"""\n', "entry_point": "f", "atol": 0}
+    row |= {"canonical_solution": "def f(a):\n    return a\n", "base_input": [[1]], "plus_input": []}
+    (tmp_path / "plus.jsonl").write_text(json.dumps(row) + "\n")
+    recipe = recipe_from_tree(
+        {
+            "model": {"name": "./nowhere"},  # found after the problem sets
+            "problems": {"train": f"evalplus:{tmp_path / 'plus.jsonl'}"},
+            "sandbox": {"floor": floor},
+            "stages": ["synthesize"],
+        }
+    )
+    with pytest.raises(BadInput, match=told):
+        run_recipe(recipe)
 
 
 def test_more_iterations_are_another_recipe_so_that_nothing_goes_on_from_a_finished_stage(runs_dir: Path) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from launch.cli import app
-from launch.fix import Proposal, _judged, _say, _write, read_problem
+from launch.fix import Proposal, _judged, _longest, _say, _shape, _write, read_problem
+from ledex_ray.config import ModelConfig, SamplingConfig
 from ledex_ray.errors import BadInput
-from ledex_ray.problems import AssertTest, CallTest
+from ledex_ray.planner import shape_of
+from ledex_ray.problems import AssertTest, CallTest, Problem
+from ledex_ray.readers.own_tests import read_tests
 from ledex_ray.splice import splice
 from reward.judge import Judge, JudgeConfig
 from reward.scorer import Scorer
@@ -140,6 +145,32 @@ def test_whatever_asserts_is_a_test(tmp_path: Path) -> None:
         assert judge.judge(problem, PROGRAM.replace("return 0", "return xs[0] if xs else 0")).n_passed == 2
 
 
+def test_reading_twice_as_many_tests_takes_twice_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walk, walked = ast.walk, [0]
+
+    def counted(node: ast.AST) -> Iterator[ast.AST]:
+        walked[-1] += 1
+        return walk(node)
+
+    monkeypatch.setattr(ast, "walk", counted)
+    for count in (100, 200):
+        paths = write(tmp_path, sums_py=PROGRAM, t_py="".join(f"assert total([{n}]) == {n}\n" for n in range(count)))
+        assert len(read_tests(paths["t_py"], paths["sums_py"])) == count
+        walked.append(0)
+    assert walked[1] <= 2 * walked[0]
+
+
+def test_an_assert_is_taken_as_it_is_written_whatever_ends_its_lines(tmp_path: Path) -> None:
+    tests = 'assert total(["\x0cä\u2028"]) == (\r\n    "ö"); assert total([])\rassert (total(\n\n[1]))  # ö'
+    path = tmp_path / "t.py"
+    path.write_bytes(tests.encode())
+    assert [test.code for test in read_tests(path, path) if isinstance(test, AssertTest)] == [
+        'assert total(["\x0cä\u2028"]) == (\r\n    "ö")',
+        "assert total([])",
+        "assert (total(\n\n[1]))",
+    ]
+
+
 def test_decorators_and_signatures_of_several_lines_go_with_their_function() -> None:
     file = "@cache\ndef f(\n    x,\n):\n    return x - 1\n\n# of g\n@cache\ndef g(x):\n    return f(x)\n"
     assert splice(file, "@cache\ndef f(x):\n    return x + 1\n") == file.replace(
@@ -174,6 +205,40 @@ def test_a_fix_is_not_written_over_what_was_saved_meanwhile(tmp_path: Path, caps
 def test_code_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     _say("xs[:end:2] p.jsonl:100: [bold]")
     assert capsys.readouterr().out == "xs[:end:2] p.jsonl:100: [bold]\n"
+
+
+def test_the_cache_is_laid_out_for_the_decoder_of_a_model_that_sees(tmp_path: Path) -> None:
+    from transformers import Gemma3Config
+
+    Gemma3Config(text_config={"hidden_size": 64, "num_hidden_layers": 3}).save_pretrained(tmp_path)
+    assert _shape(tmp_path, ModelConfig()).layers == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "layout"), [([], "auto"), (["--layout", "plain"], "plain"), (["--layout", "chat"], "chat")]
+)
+def test_the_model_is_asked_in_the_layout_that_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], layout: str
+) -> None:
+    asked: list[ModelConfig] = []
+
+    def search(problem: Problem, start: Proposal, model: ModelConfig, *rest: object) -> Proposal:
+        asked.append(model)
+        return start
+
+    monkeypatch.setattr("launch.fix._search", search)
+    done = CliRunner().invoke(app, call_on_a_bug(tmp_path)[1] + options)
+    assert done.exit_code == 1 and [model.layout for model in asked] == [layout]
+
+
+@pytest.mark.parametrize(("context", "longest"), [(512, 512), (0, 4096), (100_000, 4096)])
+def test_an_answer_that_leaves_the_prompt_no_room_is_refused_before_the_engine_starts(
+    context: int, longest: int
+) -> None:
+    shape = shape_of({"hidden_size": 1, "n_layer": 1, "n_head": 1, "vocab_size": 1, "n_positions": context})
+    assert _longest(shape, SamplingConfig(max_tokens=longest - 1)) == longest
+    with pytest.raises(BadInput, match=f"--max-tokens: .* got {longest}; expected less than {longest}"):
+        _longest(shape, SamplingConfig(max_tokens=longest))
 
 
 def call_on_a_bug(folder: Path) -> tuple[Path, list[str]]:

@@ -1,4 +1,4 @@
-"""Engines of another model take the place of the run's own, which come back when they are asked for."""
+"""Another model: its layout, and its engines in the place of the run's own, which come back when asked for."""
 
 from __future__ import annotations
 
@@ -8,9 +8,21 @@ import pytest
 
 from actors import watchdog
 from launch.evaluator import Candidate, Evaluator
-from launch.fleet import Fleet
+from launch.fleet import Fleet, other_model
 from launch.rundir import RunDirectory
 from ledex_ray.recipes import recipe_from_tree
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "asked"),
+    [("plain", "mine", "plain"), ("plain", "teacher", "auto"), ("chat", "mine", "auto"), ("auto", "mine", "auto")],
+)
+def test_another_model_is_asked_in_the_layout_of_the_recipe_and_a_teacher_in_its_own(
+    layout: str, name: str, asked: str
+) -> None:
+    recipe = recipe_from_tree({"model": {"layout": layout}, "synthesis": {"teacher": "teacher"}})
+    model = other_model(recipe, name)
+    assert (model.name, model.layout, model.max_length) == (name, asked, recipe.model.max_length)
 
 
 @pytest.mark.slow

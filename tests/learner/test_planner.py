@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from ledex_ray.config import LearnerConfig, LoraConfig, ModelConfig, PPOConfig, Recipe, RolloutConfig, Stage
 from ledex_ray.errors import BadInput
-from ledex_ray.planner import GIB, largest_token_budget, learner_plan, plan, read_shape, shape_of
+from ledex_ray.planner import GIB, largest_token_budget, learner_plan, plan, read_context, read_shape, shape_of
 
 QWEN_7B = {
     "model_type": "qwen2",
@@ -40,6 +41,27 @@ def test_parameters_are_counted_from_the_weights(smollm2: Path) -> None:
 @pytest.mark.parametrize(("config", "billions"), [(QWEN_7B, 7.615), (STARCODER, 15.5)])
 def test_parameters_by_formula(config: dict[str, Any], billions: float) -> None:
     assert shape_of(config).parameters / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+def test_the_shape_of_a_model_that_sees_is_its_decoders() -> None:
+    nested = {"model_type": "mistral3", "text_config": QWEN_7B, "vision_config": {"hidden_size": 1024}}
+    assert shape_of(nested) == shape_of(QWEN_7B)
+
+
+@pytest.mark.parametrize(
+    ("said", "context"),
+    [
+        ({"n_positions": 1024}, 1024),
+        ({"text_config": {"max_position_embeddings": 512}}, 512),
+        ({"max_position_embeddings": 512, "rope_scaling": {"type": "linear", "factor": 4.0}}, 2048),
+        ({"max_position_embeddings": 512, "rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, 512),
+        ({"max_position_embeddings": 512, "rope_scaling": None, "model_max_length": 1024}, 1024),
+        ({}, 0),
+    ],
+)
+def test_the_context_is_what_the_engine_takes(tmp_path: Path, said: dict[str, Any], context: int) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    assert read_context(tmp_path) == context
 
 
 def test_seven_billion_need_sharding_on_eight_gpus() -> None:

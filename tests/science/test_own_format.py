@@ -105,6 +105,7 @@ def test_entry_point_is_found_in_an_assert(tmp_path: Path) -> None:
         ({"canonical_solution": "x = 1"}, "both 'canonical_solution' and"),
         ({"canonical_solutions": "def add(a): pass"}, "'canonical_solutions'"),
         ({"limits": {"cpu_seconds": 0}}, "'limits.cpu_seconds', got 0; expected a positive number"),
+        ({"limits": {"memory_mb": 0.5}}, "'limits.memory_mb', got 0.5; expected whole megabytes, from 1"),
         ({"limits": {"seconds": 1}}, "'limits'"),
         ({"public": 2}, "'public', got 2; expected a number of leading tests, 0 to 1"),
         ({"public": True}, "'public', got True"),
