@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from pathlib import Path
 
 import ray
@@ -16,6 +17,14 @@ log = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 2**30
 NAMESPACE = "ledex"
+KNOCK_SECONDS = 20.0
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nothing listens at HOST:PORT: Ray itself would go on trying for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
 
 
 def start_ray(address: str | None = None) -> None:
@@ -31,6 +40,7 @@ def start_ray(address: str | None = None) -> None:
     to_driver = bool(os.environ.get("LEDEX_ACTOR_LOGS"))
     if cluster := cluster_address(address):
         try:
+            _knock(cluster)
             ray.init(address=cluster, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=to_driver)
         except (OSError, RuntimeError, ValueError, RayError) as error:
             raise BadInput(

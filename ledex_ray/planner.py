@@ -37,6 +37,9 @@ RUNTIME_BYTES: dict[tuple[str, Device], int] = {
 CPU_ALLOCATOR = 0.12
 """Measured: what a rank's peak is above the sum of its parts (0.09 to 0.18), pieces that were freed and stay mapped."""
 
+_STRETCHED = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
+"""Scalings of RoPE under which a configuration holds the stretched number of positions, as vLLM reads it."""
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -166,7 +169,7 @@ def _context(config: Mapping[str, Any]) -> int:
     """As vLLM derives it: most kinds of scaling stretch the positions, of some the number is the stretched one."""
     positions = config.get("max_position_embeddings") or config.get("n_positions") or 0
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    stretched = (rope.get("rope_type") or rope.get("type")) in ("su", "longrope", "llama3", "yarn", "deepseek_yarn")
+    stretched = (rope.get("rope_type") or rope.get("type")) in _STRETCHED
     factor = 1 if stretched else rope.get("factor") or 1
     return int(max(positions * factor, config.get("model_max_length") or 0))
 
