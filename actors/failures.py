@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ledex_ray.errors import RunFailed
 
-class GangLost(RuntimeError):
+
+class GangLost(RunFailed):
     """A rank died or stayed silent, `doing` what it was asked for; the whole gang has been ended.
 
     `LearnerGroup.rebuild`, then replay.
@@ -17,7 +19,7 @@ class GangLost(RuntimeError):
         self.doing = doing
 
 
-class NonFiniteSteps(RuntimeError):
+class NonFiniteSteps(RunFailed):
     """Three steps in a row had a loss or gradient that was not finite; `ids` are what the last was trained on."""
 
     def __init__(self, ids: Sequence[str]) -> None:

@@ -18,11 +18,12 @@ log = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 2**30
 NAMESPACE = "ledex"
 KNOCK_SECONDS = 20.0
+EXPECTED = "HEAD:6379 or auto, on a machine of the cluster; from elsewhere `ledex submit`"
 
 
 def _knock(address: str) -> None:
     """Raises OSError where nothing listens at HOST:PORT: Ray itself would go on trying for many minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
 
@@ -39,15 +40,18 @@ def start_ray(address: str | None = None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     to_driver = bool(os.environ.get("LEDEX_ACTOR_LOGS"))
     if cluster := cluster_address(address):
+        where = "--address" if address else "RAY_ADDRESS"
+        if cluster.startswith("ray://"):  # what looks after the actors needs to be on the cluster
+            raise BadInput(where, "Ray Client is not supported", given=cluster, expected=EXPECTED)
         try:
             _knock(cluster)
             ray.init(address=cluster, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=to_driver)
         except (OSError, RuntimeError, ValueError, RayError) as error:
             raise BadInput(
-                "--address" if address else "RAY_ADDRESS",
+                where,
                 f"no Ray cluster can be reached ({' '.join(f'{type(error).__name__}: {error}'.split())[:200]})",
                 given=cluster,
-                expected="HEAD:6379, ray://HEAD:10001 or auto",
+                expected=EXPECTED,
             ) from error
         log.info("ray address=%s nodes=%d", cluster, len(ray.nodes()))
         return

@@ -22,6 +22,7 @@ import ray
 from actors import watchdog
 from actors.pool import Dropped, Health, Lease, Pool
 from actors.usage import counts_of
+from ledex_ray.errors import RunFailed
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -35,7 +36,7 @@ MEMBERS_SECONDS = 1.0
 ANSWER_SECONDS = 10.0
 
 
-class NoMembers(RuntimeError):
+class NoMembers(RunFailed):
     """No actor became ready in time, with what each last died of."""
 
 
@@ -192,11 +193,11 @@ class RayPool(Generic[T, R]):
         try:
             results = ray.get(ref, timeout=FETCH_SECONDS)
         except ray.exceptions.RayActorError as error:
-            self._lost(lease.member, _first_line(error))
+            self._lost(lease.member, _in_a_line(error))
             return
         except (ray.exceptions.RayError, TimeoutError) as error:  # it raised, or its result is lost; it lives on
-            log.warning("call failed actor=%s items=%s error=%s", lease.member, lease.item_ids[:4], _first_line(error))
-            self._counts.add("retries", len(self._pool.fail(lease.id, _first_line(error))))
+            log.warning("call failed actor=%s items=%s error=%s", lease.member, lease.item_ids[:4], _in_a_line(error))
+            self._counts.add("retries", len(self._pool.fail(lease.id, _in_a_line(error))))
             return
         if any(self._service.refused(result) for result in results):
             self._lost(lease.member, f"cannot serve: {results[0]}", strike=False)
@@ -212,8 +213,8 @@ class RayPool(Generic[T, R]):
         for name in self._pool.members(Health.DOWN):
             actor = self._actors[name]
             if actor.probe is None and now >= actor.next_probe:
-                actor.probe, actor.asked_since, actor.alive_since = actor.handle.ready.remote(), now, 0.0
-                actor.next_probe = now + PROBE_SECONDS
+                actor.probe, actor.next_probe = actor.handle.ready.remote(), now + PROBE_SECONDS
+                actor.asked_since = actor.asked_since or now
             elif actor.probe is not None and ray.wait([actor.probe], timeout=0)[0]:
                 self._answered(name, actor)
             elif actor.probe is not None and now >= actor.next_probe:
@@ -222,7 +223,8 @@ class RayPool(Generic[T, R]):
         living = [self._actors[name] for name in self._pool.members()]
         shortest = min((now - actor.down_since for actor in living), default=math.inf)
         if self._pool.unfinished and not self._serving() and shortest > 2 * self._service.ready_seconds:
-            raise NoMembers("; ".join(f"{name}: {a.reason}" for name, a in self._actors.items()) or "no actors")
+            reasons = [f"{name}: {a.reason}" for name, a in self._actors.items() if a.reason]
+            raise NoMembers(f"no actor became ready: {'; '.join(reasons) or 'none started'}")
 
     def _update_members(self) -> None:
         """Takes in actors that have come and retires those that are to go."""
@@ -240,7 +242,7 @@ class RayPool(Generic[T, R]):
         try:
             actors: dict[str, Any] | None = ray.get(asked, timeout=FETCH_SECONDS)
         except (ray.exceptions.RayError, TimeoutError) as error:  # those we know serve on
-            log.warning("who the actors are is not known: %s", _first_line(error))
+            log.warning("who the actors are is not known: %s", _in_a_line(error))
             return
         if actors is None:  # the board is new and nobody has told it yet
             return
@@ -258,12 +260,15 @@ class RayPool(Generic[T, R]):
         try:
             info = ray.get(probe, timeout=FETCH_SECONDS)
         except (ray.exceptions.RayError, TimeoutError) as error:
-            actor.reason = _first_line(error)
+            actor.reason = _in_a_line(error)
             actor.next_probe = time.monotonic() + PROBE_SECONDS
             if watchdog.whereabouts(actor.handle).state == "DEAD":
                 self._dead.add(name)
                 self._pool.retire(name)
+            else:
+                self._check_silent(name, actor)  # a stopped process: Ray may lose its connection, and answers for it
             return
+        actor.asked_since = actor.alive_since = 0.0
         usable = self._service.usable(name, actor.handle, info)
         if usable:
             self._pool.ready(name)
@@ -288,7 +293,7 @@ class RayPool(Generic[T, R]):
             return
         else:
             self._end(name, actor.handle, at, (), now - actor.alive_since)
-        actor.probe = None
+        actor.probe, actor.asked_since, actor.alive_since = None, 0.0, 0.0
 
     def _end(
         self, name: str, handle: Any, at: watchdog.Whereabouts, items: tuple[str, ...], silent_seconds: float
@@ -305,6 +310,7 @@ class RayPool(Generic[T, R]):
             return  # known already: another of its calls told
         self._counts.add("deaths", int(strike))
         actor.down_since, actor.next_probe, actor.reason = time.monotonic(), 0.0, reason
+        actor.asked_since = actor.alive_since = 0.0
         items = self._pool.lost(name, reason, strike=strike)
         self._counts.add("retries", len(items))
         log.warning("actor=%s lost (%s); %d items go elsewhere", name, reason, len(items))
@@ -333,6 +339,9 @@ class RayPool(Generic[T, R]):
             return math.inf
 
 
-def _first_line(error: BaseException) -> str:
+def _in_a_line(error: BaseException) -> str:
+    """What happened; where an actor's own code raised, the last line of its traceback says it."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()] or [""]
+    if getattr(error, "actor_init_failed", False):
+        return lines[-1].strip()[:300]
     return f"{type(error).__name__}: {lines[-1 if isinstance(error, ray.exceptions.RayTaskError) else 0][:200]}"

@@ -33,6 +33,7 @@ from actors.precision import openmp_environment
 from actors.ray_pool import RayPool, Service
 from actors.rollout_actor import RolloutActor
 from ledex_ray.config import ModelConfig, RolloutConfig
+from ledex_ray.errors import RunFailed
 from ledex_ray.placement import TRACE
 from reward.judge.many import cores
 
@@ -55,7 +56,7 @@ SHUTDOWN_SECONDS = 20.0
 ASK_SECONDS = 5.0
 
 
-class EnginesNotReady(RuntimeError):
+class EnginesNotReady(RunFailed):
     """No engine, or not every one, became ready in time."""
 
 

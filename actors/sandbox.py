@@ -123,10 +123,15 @@ class SandboxActor:
 
     def _new_judge(self) -> Judge:
         try:
-            return Judge(JudgeConfig(python=self._config.python or "", floor=self._config.floor), self._on_step)
+            return Judge(judge_config(self._config), self._on_step)
         except StartFailed as failure:
             log.critical("sandbox actor ends: %s", failure)
             os._exit(70)
+
+
+def judge_config(config: SandboxConfig) -> JudgeConfig:
+    """What a recipe says of the judge itself."""
+    return JudgeConfig(python=config.python or "", floor=config.floor, packages=config.packages)
 
 
 def no_code(problem: Problem, tier: str) -> Verdict:
