@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -23,10 +23,11 @@ from launch.samples import (
     FAILED,
     SHOWN_BAD_LINES,
     BadLines,
+    Packages,
     Sample,
     check_flags,
     count_lines,
-    on_cluster,
+    judged,
     output,
     read_samples,
     verdict_row,
@@ -35,8 +36,7 @@ from launch.samples import (
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import Problem
 from ledex_ray.records import Status, Verdict
-from reward.judge import JudgeConfig, StartFailed, TooWeak, judge_many, ready_problems
-from reward.judge.many import cores
+from reward.judge import JudgeConfig, StartFailed, TooWeak, ready_problems
 
 log = logging.getLogger(__name__)
 
@@ -55,25 +55,31 @@ def judge(
     cpu_seconds: Annotated[float | None, typer.Option(help="CPU limit of a program, over the problem's own.")] = None,
     memory: Annotated[int | None, typer.Option(metavar="MB", help="Memory limit of a program, likewise.")] = None,
     address: Annotated[str | None, typer.Option(metavar="RAY", help="Judge on this Ray cluster's sandboxes.")] = None,
+    packages: Packages = None,
 ) -> None:
     """Judge programs by their problems' tests, isolated; one verdict a line.
+
+    Exit 1 where a program could not be judged or, with --canonical, does not pass; 2 where input is bad.
 
     Example: ledex judge --problems humaneval samples.jsonl --out verdicts.jsonl
     """
     check_flags(problems, samples, canonical, cpu_seconds, memory, out)
     bad = BadLines(samples or "")
+    config = JudgeConfig(packages=tuple(packages or ()))
     try:
-        loaded = [with_limits(problem, cpu_seconds, memory) for problem in ready_problems(problems)]
+        loaded = [with_limits(problem, cpu_seconds, memory) for problem in ready_problems(problems, config)]
         source = _canonical(loaded) if canonical else read_samples(samples or "-", loaded, bad)
         n = sum(len(p.canonical_solutions) for p in loaded) if canonical else count_lines(samples or "-")
-        tally = _judge_all(source, n, problems, out, workers, address)
+        if canonical and not n:
+            raise BadInput("--canonical", "no problem has canonical_solutions", given=problems)
+        tally = _judge_all(source, n, problems, out, lambda pairs: judged(pairs, config, address, workers))
     except (TooWeak, StartFailed) as error:
         console.print(f"ledex judge: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(FAILED) from None
     finally:
         bad.report()
     tally.report()
-    raise SystemExit(BAD_INPUT if bad.count else FAILED if tally.statuses[Status.INFRA] else DONE)
+    raise SystemExit(BAD_INPUT if bad.count else FAILED if tally.infra or tally.broken else DONE)
 
 
 def _canonical(problems: Iterable[Problem]) -> Iterator[Sample]:
@@ -90,16 +96,19 @@ class Tally:
         self.statuses: Counter[Status] = Counter()
         self._weak = 0
         self._passed: defaultdict[str, list[bool]] = defaultdict(list)
-        self._infra: list[str] = []
+        self.infra: list[str] = []
+        self.broken: list[str] = []  # problems' own solutions that fail
 
     def add(self, sample: Sample, verdict: Verdict) -> None:
         self.n += 1
         self.statuses[verdict.status] += 1
         self._weak += verdict.weak
         if verdict.status is Status.INFRA:  # no verdict on the program: it takes no part in pass@k
-            self._infra.append(f"{sample.problem.id}: {verdict.tests[0].error if verdict.tests else ''}")
+            self.infra.append(f"INFRA {sample.problem.id}: {verdict.tests[0].error if verdict.tests else ''}")
         else:
             self._passed[sample.problem.id].append(verdict.passed)
+            if sample.line is None and not verdict.passed:
+                self.broken.append(f"{verdict.status} {sample.problem.id}, index {sample.index}")
 
     def report(self) -> None:
         from ledex_ray.passk import mean_pass_at_k  # on call: it imports scipy, for which judging need not wait
@@ -111,13 +120,17 @@ class Tally:
         rates = [f"pass@{k} {mean_pass_at_k(counted, k):.4f}" for k in KS if k <= least]
         if rates:
             lines.append(" ".join(rates))
-        lines += [f"INFRA {line}" for line in self._infra[:SHOWN_BAD_LINES]]
+        lines += self.infra[:SHOWN_BAD_LINES] + self.broken[:SHOWN_BAD_LINES]
         for text in lines:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _judge_all(
-    samples: Iterator[Sample], n: int, title: str, out: Path | None, workers: int, address: str | None
+    samples: Iterator[Sample],
+    n: int,
+    title: str,
+    out: Path | None,
+    judging: Callable[[Iterator[tuple[Problem, str]]], Generator[Verdict]],
 ) -> Tally:
     """Judges every sample and writes a line for each, in order; `out` appears whole or not at all."""
     tally = Tally(title)
@@ -128,9 +141,7 @@ def _judge_all(
             taken.append(sample)
             yield sample.problem, sample.program
 
-    verdicts = (
-        on_cluster(pairs(), address, workers) if address else judge_many(pairs(), workers or cores(), JudgeConfig())
-    )
+    verdicts = judging(pairs())
     with output(out) as file, task(f"judging {title}", n) as progress, contextlib.closing(verdicts):
         for verdict in verdicts:
             sample = taken.pop(0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 
+from actors.capacity import make_room
 from actors.local_ray import start_ray
-from actors.sandbox import ScoreRequest
+from actors.sandbox import READY_SECONDS, ScoreRequest
 from actors.sandbox_group import SandboxGroup
 from ledex_ray.config import SandboxConfig
+from ledex_ray.placement import Demand
 from ledex_ray.problems import Limits, Problem
 from ledex_ray.records import Verdict
 from reward.judge import refuse
@@ -15,15 +17,23 @@ from reward.judge.verdicts import rejected
 from reward.terms import TextJob
 
 
-def judge_on_cluster(pairs: Iterator[tuple[Problem, str]], address: str, workers: int) -> Generator[Verdict]:
+def judge_on_cluster(
+    pairs: Iterator[tuple[Problem, str]], address: str, workers: int, packages: tuple[str, ...] = ()
+) -> Generator[Verdict]:
     """Verdicts in the order of the pairs. `workers` 0 means one sandbox a core of the cluster.
 
-    What is refused at the door is not sent. Raises `actors.ray_pool.NoMembers` when no sandbox comes up.
+    What is refused at the door is not sent. Raises BadInput where the cluster has no place for the sandboxes,
+    `actors.ray_pool.NoMembers` when none of them comes up.
     """
     start_ray(address)
+    make_room([Demand("sandbox", ({"sandbox": 1},) * max(1, workers), "SPREAD")], READY_SECONDS)
     default = Limits()
     config = SandboxConfig(
-        floor="C", actors=workers or None, cpu_seconds=default.cpu_seconds, memory_mb=default.memory_mb
+        floor="C",
+        packages=packages,
+        actors=workers or None,
+        cpu_seconds=default.cpu_seconds,
+        memory_mb=default.memory_mb,
     )
     waiting: dict[int, Verdict] = {}
     sent = given = 0

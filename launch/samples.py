@@ -16,7 +16,9 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Annotated, Any, TypeVar
+
+import typer
 
 from launch.console import console
 from ledex_ray.errors import BadInput
@@ -24,6 +26,8 @@ from ledex_ray.problems import Limits, Problem
 from ledex_ray.readers import local_set
 from ledex_ray.readers.tasks import by_task_id, resolve_task_id
 from ledex_ray.records import TestResult, Verdict
+from reward.judge import JudgeConfig, judge_many
+from reward.judge.many import cores
 
 T = TypeVar("T")
 
@@ -41,6 +45,12 @@ class Sample:
     line: int | None
 
 
+Packages = Annotated[
+    list[str] | None,
+    typer.Option("--packages", metavar="DIR", help="Folder of packages that programs may import; may be repeated."),
+]
+
+
 def check_flags(
     problems: str,
     samples: str | None,
@@ -50,7 +60,9 @@ def check_flags(
     out: Path | None,
 ) -> None:
     if (samples is None) == (not canonical):
-        raise BadInput("ledex judge", "give either SAMPLES or --canonical", given=samples)
+        raise BadInput(
+            "SAMPLES or --canonical", "give one of them" + (", not both" if canonical else ""), given=samples
+        )
     if cpu_seconds is not None and not 0 < cpu_seconds < 86_400:
         raise BadInput("--cpu-seconds", "out of range", given=cpu_seconds, expected="seconds, above 0")
     if memory is not None and not 64 <= memory <= 1 << 20:
@@ -157,10 +169,16 @@ def parse_sample(line: bytes, index: dict[str, Problem]) -> tuple[Problem, str]:
     return problem, problem.prompt + text
 
 
-def on_cluster(pairs: Iterator[tuple[Problem, str]], address: str, workers: int) -> Generator[Verdict]:
+def judged(
+    pairs: Iterator[tuple[Problem, str]], config: JudgeConfig, address: str | None, workers: int
+) -> Generator[Verdict]:
+    """Verdicts in the order of the pairs, from this machine's cores or, with an address, a cluster's sandboxes."""
+    if not address:
+        yield from judge_many(pairs, workers or cores(), config)
+        return
     from launch.judge_cluster import judge_on_cluster  # on call: only this way imports Ray
 
-    yield from judge_on_cluster(pairs, address, workers)
+    yield from judge_on_cluster(pairs, address, workers, config.packages)
 
 
 @contextlib.contextmanager

@@ -22,10 +22,11 @@ from launch.samples import (
     DONE,
     FAILED,
     BadLines,
+    Packages,
     Sample,
     check_flags,
     count_lines,
-    on_cluster,
+    judged,
     output,
     read_lines,
     verdict_row,
@@ -36,7 +37,7 @@ from ledex_ray.problems import Problem
 from ledex_ray.records import Status, Verdict
 from reward.arms import resolve_arm
 from reward.compose import Arm
-from reward.judge import StartFailed, TooWeak, ready_problems
+from reward.judge import JudgeConfig, StartFailed, TooWeak, ready_problems
 from reward.scoring import Candidate, Scored, check_weights, score_many
 from reward.terms import PACKAGE_WEIGHTS, Weights
 
@@ -53,6 +54,7 @@ def score(
     cpu_seconds: Annotated[float | None, typer.Option(help="CPU limit of a program, over the problem's own.")] = None,
     memory: Annotated[int | None, typer.Option(metavar="MB", help="Memory limit of a program, likewise.")] = None,
     address: Annotated[str | None, typer.Option(metavar="RAY", help="Judge on this Ray cluster's sandboxes.")] = None,
+    packages: Packages = None,
 ) -> None:
     """Score programs as training would: verdict, CodeBLEU, explanation, reward; one line a sample.
 
@@ -62,9 +64,10 @@ def score(
     chosen = resolve_arm(arm, "--arm")
     parsed_weights = _weights(weights)
     bad = BadLines(samples)
+    config = JudgeConfig(packages=tuple(packages or ()))
     taken: list[Sample] = []
     try:
-        loaded = [with_limits(problem, cpu_seconds, memory) for problem in ready_problems(problems)]
+        loaded = [with_limits(problem, cpu_seconds, memory) for problem in ready_problems(problems, config)]
         rows = read_lines(samples, loaded, bad, partial(_candidate, arm=chosen))
         scored = score_many(
             _remembering(rows, taken),
@@ -72,8 +75,7 @@ def score(
             similarity=_LazyEncoder(encoder),
             weights=parsed_weights,
             allow_weak=allow_weak,
-            workers=workers,
-            judging=(lambda pairs: on_cluster(iter(pairs), address, workers)) if address else None,
+            judging=lambda pairs: judged(iter(pairs), config, address, workers),
         )
         tally = _write_all(scored, taken, chosen, out, count_lines(samples), f"{arm} on {problems}")
     except (TooWeak, StartFailed) as error:
@@ -96,7 +98,7 @@ class _LazyEncoder:
         if self._similarity is None:
             from launch.model_cache import resolve_encoder
 
-            path = resolve_encoder(self._name)
+            path = resolve_encoder(self._name, where="--encoder")
             try:
                 from reward.explanation import ExplanationScorer
 

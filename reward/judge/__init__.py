@@ -4,10 +4,10 @@ A plain library without Ray or torch. docs/judge.md says what is defended agains
 """
 
 from .canonical import CanonicalRunner, ready_problems
-from .config import JudgeConfig, Tier, find_python
+from .config import JudgeConfig, Tier, check_packages, find_python
 from .many import judge_many
 from .process import StartFailed
-from .tiers import TooWeak, available_tiers
+from .tiers import TooWeak, available_tiers, choose_tier
 from .worker import Judge, refuse
 
 __all__ = [
@@ -18,6 +18,8 @@ __all__ = [
     "Tier",
     "TooWeak",
     "available_tiers",
+    "check_packages",
+    "choose_tier",
     "find_python",
     "judge_many",
     "ready_problems",

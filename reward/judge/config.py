@@ -8,7 +8,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -55,6 +55,19 @@ class Interpreter:
     version: tuple[int, int, int]
     library: tuple[str, ...]  # its sys.path without site-packages
     readable: tuple[str, ...]  # directories of its standard library and shared libraries
+
+
+def check_packages(packages: Iterable[str]) -> None:
+    """Raises BadInput where one of the folders is not there, or programs could not read it."""
+    for name in packages:
+        folder = Path(name)
+        problem = "" if folder.is_dir() else "no such folder on this machine"
+        if not problem and os.getuid() == 0:  # programs run as a user that owns nothing
+            closed = [part for part in _parts(folder.resolve()) if not part.stat().st_mode & stat.S_IXOTH]
+            problem = f"a plain user cannot pass {closed[0]}" if closed else ""
+        if problem:
+            expected = "the absolute path of a folder of packages, from `pip install --target`"
+            raise BadInput("sandbox.packages", problem, given=name, expected=expected)
 
 
 @functools.cache

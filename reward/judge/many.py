@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -44,7 +45,6 @@ def judge_many(
             for problem, program in pairs:
                 yield judge.judge(problem, program)
         return
-    judges = [Judge(config) for _ in range(workers)]
     tasks: queue.SimpleQueue[tuple[int, Problem, str] | None] = queue.SimpleQueue()
     results: queue.SimpleQueue[tuple[int, Verdict | BaseException]] = queue.SimpleQueue()
 
@@ -56,18 +56,21 @@ def judge_many(
             except BaseException as error:  # handed to the caller, who is waiting for this index
                 results.put((index, error))
 
-    threads = [threading.Thread(target=serve, args=(judge,), daemon=True) for judge in judges]
-    for thread in threads:
-        thread.start()
-    try:
-        yield from _in_order(iter(pairs), tasks, results, ahead=4 * workers)
-    finally:
-        for _ in threads:
-            tasks.put(None)
+    with contextlib.ExitStack() as judges:
+        started = [judges.enter_context(Judge(config)) for _ in range(workers)]
+        threads = [threading.Thread(target=serve, args=(judge,), daemon=True) for judge in started]
         for thread in threads:
-            thread.join()
-        for judge in judges:
-            judge.close()
+            thread.start()
+        try:
+            yield from _in_order(iter(pairs), tasks, results, ahead=4 * workers)
+        finally:
+            with contextlib.suppress(queue.Empty):  # after an interrupt nobody waits for what has not begun
+                while True:
+                    tasks.get_nowait()
+            for _ in threads:
+                tasks.put(None)
+            for thread in threads:
+                thread.join()
 
 
 def _in_order(

@@ -15,6 +15,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from ledex_ray.errors import BadInput
+
 FIRST_UID = 200_000
 FIRST_REFEREE_UID = 260_000
 SLOTS = 4096
@@ -39,15 +41,20 @@ class Slot:
 
 
 def base_directory() -> Path:
-    """The folder of all slots of this user on this node, made if need be; refuses one that somebody else made.
+    """The folder of all slots of this user on this node, made if need be. Raises BadInput where it cannot be had.
 
     In /tmp whatever TMPDIR says, so that two runs on a node never take the same slot; LEDEX_SANDBOX_DIR moves it.
     """
-    base = Path(os.environ.get("LEDEX_SANDBOX_DIR") or "/tmp") / f"ledex-judge-{os.getuid()}"
-    base.mkdir(mode=0o711, exist_ok=True)
+    folder = os.environ.get("LEDEX_SANDBOX_DIR") or "/tmp"
+    base = Path(folder).absolute() / f"ledex-judge-{os.getuid()}"
+    expected = "a folder that exists, in which this user may make one of its own"
+    try:
+        base.mkdir(mode=0o711, exist_ok=True)
+    except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise BadInput("LEDEX_SANDBOX_DIR", str(error.strerror), given=folder, expected=expected) from None
     found = base.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise PermissionError(f"{base} is not a directory of user {os.getuid()}")
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():  # somebody else made it
+        raise BadInput("LEDEX_SANDBOX_DIR", f"{base.name} in it is another user's", given=folder, expected=expected)
     base.chmod(0o711)  # mkdir's mode is cut by the umask; other users must pass through, not read
     return base
 

@@ -136,8 +136,9 @@ class Report:
         shown = (_shown(case.stdin), _shown(case.stdout), _shown(got))
         self._put(index, status, call=shown[0], expected=shown[1], got=shown[2], error=error, line=line)
 
-    def _put(self, index: int, status: TestStatus, **more: Any) -> None:
-        self._results[index] = TestResult(index, index < self.problem.n_public, status, **more)
+    def _put(self, index: int, status: TestStatus, *, line: int, **texts: str) -> None:
+        shown = {name: _writable(text) for name, text in texts.items()}
+        self._results[index] = TestResult(index, index < self.problem.n_public, status, line=line, **shown)
 
     def _count(self, ending: Ending) -> None:
         self._cpu += ending.cpu_seconds
@@ -165,7 +166,12 @@ class Report:
 
 
 def _not_run(problem: Problem, index: int, error: str = "") -> TestResult:
-    return TestResult(index, index < problem.n_public, TestStatus.NOT_RUN, error=error)
+    return TestResult(index, index < problem.n_public, TestStatus.NOT_RUN, error=_writable(error))
+
+
+def _writable(text: str) -> str:
+    """The text without lone surrogates: no file and no tokenizer takes one, and programs raise them."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _shown(text: str) -> str:

@@ -18,7 +18,7 @@ from ledex_ray.records import Verdict
 
 from . import verdicts
 from .canaries import CANARIES, escape_canary
-from .config import MAX_PROGRAM_BYTES, JudgeConfig, Tier, find_python
+from .config import MAX_PROGRAM_BYTES, JudgeConfig, Tier, check_packages, find_python
 from .inside.values import from_text
 from .pair import Pair, RefereeDied, Suite, WorkerFault, wall_seconds
 from .preludes import PRELUDES
@@ -44,6 +44,7 @@ class Judge:
         self.config = config or JudgeConfig()
         self._on_step = on_step
         python = find_python(self.config.python)
+        check_packages(self.config.packages)
         isolation = choose_tier(self.config, python)
         self.tier: Tier = isolation.tier  # the isolation that programs get
         self._pair = Pair(self.config, python, isolation)

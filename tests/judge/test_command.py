@@ -93,6 +93,24 @@ def test_canonical_solutions(problems: str, tmp_path: Path) -> None:
     ]
 
 
+def test_canonical_solutions_that_fail_are_named_and_exit_code_one(tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    wrong = {"canonical_solutions": ["def f(:\n", PROBLEM["canonical_solution"], "def total(xs):\n    return 9\n"]}
+    alone = {key: value for key, value in PROBLEM.items() if key != "canonical_solution"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in (alone | wrong, SCRIPT)))
+    done = ledex("judge", "--problems", f"jsonl:{path}", "--canonical")
+    assert done.returncode == 1 and len(done.stdout.splitlines()) == 5
+    assert done.stderr.splitlines()[-2:] == ["ERROR sum/1, index 0", "FAILED sum/1, index 2"]
+
+
+def test_problems_without_canonical_solutions_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text(json.dumps({key: value for key, value in PROBLEM.items() if key != "canonical_solution"}) + "\n")
+    done = ledex("judge", "--problems", f"jsonl:{path}", "--canonical")
+    assert done.returncode == 2
+    assert f"ledex: --canonical: no problem has canonical_solutions, got 'jsonl:{path}'" in done.stderr
+
+
 def test_standard_input_and_output(problems: str) -> None:
     done = ledex(
         "judge", "--problems", problems, "-", stdin=json.dumps({"task_id": "echo", "solution": "print(input())"})
@@ -280,6 +298,38 @@ def test_an_address_at_which_no_cluster_is_leaves_the_output_untouched(
     assert f"got '{address}'; expected HEAD:6379" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_ray_client_is_refused_with_what_serves_instead(problems: str, tmp_path: Path) -> None:
+    given = samples(tmp_path, {"task_id": "echo", "solution": "print(input())"})
+    done = ledex("judge", "--problems", problems, given, "--address", "ray://127.0.0.1:10001")
+    assert done.returncode == 2 and not done.stdout
+    assert "--address: Ray Client is not supported, got 'ray://127.0.0.1:10001'; expected HEAD:6379" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", [[], ["--address", "local"]])
+def test_programs_import_what_lies_in_folders_of_packages_and_nothing_else(
+    problems: str, tmp_path: Path, cluster: list[str]
+) -> None:
+    shared = tmp_path / "packages"
+    (shared / "sums").mkdir(parents=True)
+    (shared / "sums" / "__init__.py").write_text("def total(xs):\n    return sum(xs)\n")
+    for folder in (tmp_path, *tmp_path.parents):  # a plain user runs the programs
+        if folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 0o001:
+            folder.chmod(0o755)
+    given = samples(tmp_path, {"task_id": "sum/1", "solution": "from sums import total"})
+    with_them = ledex("judge", "--problems", problems, given, "--packages", str(shared), *cluster)
+    assert [row["status"] for row in map(json.loads, with_them.stdout.splitlines())] == ["PASSED"], with_them.stderr
+    without = ledex("judge", "--problems", problems, given, *cluster)
+    (row,) = map(json.loads, without.stdout.splitlines())
+    assert row["status"] == "ERROR" and "No module named 'sums'" in row["feedback"]
+
+
+def test_a_folder_of_packages_that_is_not_there_is_refused(problems: str, tmp_path: Path) -> None:
+    given = samples(tmp_path, {"task_id": "sum/1", "solution": "from sums import total"})
+    done = ledex("judge", "--problems", problems, given, "--packages", str(tmp_path / "none"))
+    assert done.returncode == 2 and "sandbox.packages: no such folder on this machine" in done.stderr
+
+
 def test_the_doctor_tries_the_judge() -> None:
     done = ledex("doctor")
     assert done.returncode == 0, done.stderr
@@ -287,6 +337,18 @@ def test_the_doctor_tries_the_judge() -> None:
     refused = ledex("doctor", "--python", "/no/such/python")
     assert refused.returncode == 2 and "/no/such/python" in refused.stderr and not refused.stdout
     assert ledex("doctor", "--floor", "Z").returncode == 2
+
+
+def test_the_doctor_lists_gpus_and_what_torch_sees_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\nfor i in 1 2; do echo 'NVIDIA H100 80GB HBM3, 81559 MiB, 570.86.15'; done\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    done = ledex("doctor")
+    assert "2 x NVIDIA H100 80GB HBM3, 81559 MiB, 570.86.15" in done.stdout
+    assert "torch sees " in done.stdout
+    driver.write_text("#!/bin/sh\nexit 9\n")
+    assert "nvidia-smi failed:" in ledex("doctor").stdout
 
 
 def test_neither_torch_nor_ray_is_needed() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from ledex_ray.problems import AssertTest, Limits, Problem, StdioTest
 from ledex_ray.records import Status
-from reward.judge import Judge
+from reward.judge import Judge, verdicts
+from reward.judge.config import find_python
 
 HONEST = {
     "threads": """
@@ -254,7 +256,35 @@ SCRIPTS = {
     "buffer": "import sys\nsys.stdout.buffer.write(b'%d' % sum(map(int, sys.stdin.buffer.read().split())))\n",
     "guarded main": "def main():\n    print(sum(map(int, input().split())))\nif __name__ == '__main__':\n    main()\n",
     "a guarded exit": "import sys\nprint(sum(map(int, input().split())))\nsys.exit(0)\n",
-    "exit()": "print(sum(map(int, input().split())))\nraise SystemExit\n",
+    "raise SystemExit": "print(sum(map(int, input().split())))\nraise SystemExit\n",
+    "exit()": "print(sum(map(int, input().split())))\nexit()\nprint('more')\n",
+    "quit(0)": "def main():\n    print(sum(map(int, input().split())))\n    quit(0)\nmain()\nprint('more')\n",
+    "streams of its own, as contest templates make them": """
+import os, sys
+from io import BytesIO, IOBase
+class FastIO(IOBase):
+    def __init__(self, file):
+        self._fd = file.fileno()
+        self.buffer = BytesIO()
+        self.writable = 'x' in file.mode or 'r' not in file.mode
+        self.write = self.buffer.write if self.writable else None
+    def readline(self):
+        return os.read(self._fd, 100)
+    def flush(self):
+        if self.writable:
+            os.write(self._fd, self.buffer.getvalue())
+class IOWrapper(IOBase):
+    def __init__(self, file):
+        self.buffer = FastIO(file)
+        self.flush = self.buffer.flush
+        self.writable = self.buffer.writable
+        self.write = lambda s: self.buffer.write(s.encode('ascii'))
+        self.readline = lambda: self.buffer.readline().decode('ascii')
+sys.stdin, sys.stdout = IOWrapper(sys.stdin), IOWrapper(sys.stdout)
+print(sum(map(int, sys.stdin.readline().split())))
+""",
+    "what was printed before standard output was replaced": "import io, sys\n"
+    "print(sum(map(int, input().split())))\nsys.stdout = io.StringIO()\nprint('debug')\n",
     "a thread with a large stack": "import threading\nthreading.stack_size(64 << 20)\n"
     "t = threading.Thread(target=lambda: print(sum(map(int, input().split()))))\nt.start()\nt.join()\n",
     "output that is written at exit": "import atexit, io, os\nbuffer = io.StringIO()\n"
@@ -270,3 +300,63 @@ def test_script_passes(judge: Judge, name: str) -> None:
     problem = Problem("sum", "", (StdioTest("1 2\n", "3\n"), StdioTest("40 2", "42")))
     verdict = judge.judge(problem, SCRIPTS[name])
     assert verdict.passed, verdict.feedback_all
+
+
+AS_AN_INTERPRETER = {
+    "streams": """
+        import sys
+        for f in (sys.stdin, sys.stdout, sys.stderr):
+            print(f, f.mode, f.name, f.encoding, f.errors, f.line_buffering, f.write_through, f.newlines, f.fileno())
+            print(f.buffer, f.buffer.mode, f.buffer.raw, f.buffer.raw.name, f.isatty(), f.closed)
+        print(sys.stdin is sys.__stdin__, sys.stdout is sys.__stdout__, sys.stderr is sys.__stderr__, exit, quit)
+        """,
+    "input that is no UTF-8": "line = input()\nprint(ascii(line))\nprint(line)",
+    "exit": "print(1)\nexit()",
+    "exit False": "print(1)\nexit(False)",
+    "exit 3": "print(1)\nexit(3)",
+    "exit with a text": "print(1)\nexit('no')",
+    "exit closes standard input": """
+        import sys
+        try:
+            exit()
+        except SystemExit as end:
+            print(end.code, sys.stdin.closed)
+        """,
+    "a replaced standard output is flushed first": """
+        import os, sys
+        print('first')
+        class Output:
+            def write(self, text): os.write(1, text.encode())
+            def flush(self): os.write(1, b'flushed')
+        sys.stdout = Output()
+        print('second')
+        """,
+    "written to what was there at the start": "import sys\nsys.stdout = None\nsys.__stdout__.write('1')",
+    "no standard output": "import sys\nprint(1)\ndel sys.stdout",
+    "closed": "import sys\nprint(1)\nsys.stdout.close()",
+    "detached": "import io, sys\nprint(1)\nsys.stdout = io.TextIOWrapper(sys.stdout.detach())\nprint(2)",
+    "one that cannot be flushed": "import sys\nprint(1)\nsys.stdout = 5",
+    "printed at exit": "import atexit, io, sys\natexit.register(print, 1)\nprint(2)",
+}
+
+
+@pytest.mark.parametrize("name", AS_AN_INTERPRETER)
+def test_a_script_begins_and_ends_as_under_the_interpreter(judge: Judge, name: str) -> None:
+    program, given = _dedent(AS_AN_INTERPRETER[name]), "3 \udc80\n"
+    command = [find_python().executable, "-X", "utf8", "-c", program]
+    real = subprocess.run(command, input=given.encode("utf-8", "surrogatepass"), env={}, capture_output=True)
+    expected = real.stdout.decode("utf-8", "replace")
+    verdict = judge.judge(Problem(f"real/{name}", "", (StdioTest(given, expected),)), program)
+    assert verdict.status is (Status.ERROR if real.returncode else Status.PASSED), verdict.feedback_all
+    assert verdict.tests[0].got == verdicts._shown(expected)
+
+
+def test_exit_in_a_call_is_the_programs_own(judge: Judge) -> None:
+    code = "try:\n    f(0)\n    assert False\nexcept SystemExit:\n    pass"
+    tests = (AssertTest("assert f(1) == 1"), AssertTest(code), AssertTest("assert g() == 3"))
+    program = "def f(n):\n    return n or exit(3)\ndef g():\n    try:\n        quit(3)\n"
+    program += "    except SystemExit as end:\n        return end.code\n"
+    verdict = judge.judge(Problem("exit", "", tests, "f"), program)
+    assert verdict.passed, verdict.feedback_all
+    verdict = judge.judge(Problem("exit", "", tests[:1], "f"), "def f(n):\n    exit(0)\n")
+    assert verdict.status is Status.ERROR and "SystemExit" in verdict.feedback

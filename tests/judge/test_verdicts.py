@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ import pytest
 from ledex_ray.errors import BadInput
 from ledex_ray.problems import AssertTest, CallTest, CheckTest, Limits, OracleTest, Problem, StdioTest, Test
 from ledex_ray.records import Status, TestStatus, Verdict
-from reward.judge import Judge, JudgeConfig, TooWeak, judge_many
+from reward.judge import Judge, JudgeConfig, StartFailed, TooWeak, judge_many
 from reward.judge.canaries import CANARIES
 
 LIMITS = Limits(cpu_seconds=1.0, memory_mb=256)
@@ -136,6 +138,23 @@ def test_an_opaque_object_is_neither_true_nor_unequal(judge: Judge) -> None:
     assert "object of type A" in verdict.feedback
 
 
+def test_many_items_in_another_order_are_compared_in_time(judge: Judge) -> None:
+    items = [(n, str(n), [n % 7]) for n in range(20_000)]
+    test = CallTest(f"({len(items)},)", repr(items[::-1]), compare="unordered")
+    program = "def f(n):\n    return [(i, str(i), [i % 7]) for i in range(n)]\n"
+    assert judge.judge(problem(test, name="unordered"), program).passed
+    assert judge.judge(problem(test, name="unordered"), program.replace("% 7", "% 6")).status is Status.FAILED
+
+
+@pytest.mark.parametrize(
+    "said", ["print('x' * 200_000, file=sys.stderr)", "traceback.print_exc()", "print('x'); sys.stdout.flush()"]
+)
+def test_test_code_can_write_to_the_standard_streams(judge: Judge, said: str) -> None:
+    check = CheckTest(f"import sys, traceback\ndef check(candidate):\n    {said}\n    assert candidate(1) == 2\n")
+    assert judge.judge(problem(check), "def f(x):\n    return 2\n").passed
+    assert judge.judge(problem(check), "def f(x):\n    return 1\n").status is Status.FAILED
+
+
 def test_a_check_function(judge: Judge) -> None:
     check = CheckTest(
         "def check(candidate):\n    for i in range(3):\n        assert candidate(i) == i + 1, 'message'\n"
@@ -192,6 +211,94 @@ def test_an_always_equal_object_is_caught_in_weak_mode(judge: Judge) -> None:
     assert verdict.status is Status.CRASHED and verdict.weak
 
 
+ACCOUNT = """
+class Account:
+    def __init__(self, held):
+        self.held = held
+    def withdraw(self, n):
+        if n > self.held:
+            raise ValueError(n)
+        self.held -= n
+        return self.held
+    def __lt__(self, other):
+        return self.held < other.held
+def is_rich(account):
+    return account.held > 5
+def mean(account):
+    return account.held / 2
+"""
+ACCOUNTS = (
+    AssertTest("assert Account(10).withdraw(3) == 7"),
+    AssertTest("a = Account(10)\ntry:\n    a.withdraw(50)\n    assert False\nexcept ValueError:\n    pass"),
+    AssertTest("assert Account(1) < Account(2)"),
+    AssertTest("assert not is_rich(Account(5))"),
+    AssertTest("assert abs(mean(Account(4)) - 2.0) < 1e-6"),
+    AssertTest("for n in range(3):\n    assert Account(9).withdraw(n) == 9 - n"),
+)
+
+
+def test_a_right_program_passes_its_tests_in_weak_mode(judge: Judge) -> None:
+    verdict = judge.judge(problem(*ACCOUNTS, entry="", name="weak/accounts"), ACCOUNT)
+    assert verdict.passed and verdict.weak, verdict.feedback_all
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "failing"),
+    [
+        ("return self.held\n", "return self.held + 1\n", (0, 5)),  # what a decoy asks for
+        ("raise ValueError(n)", "return self.held", (1,)),
+        ("self.held < other", "self.held > other", (2,)),
+        ("held > 5", "held >= 5", (3,)),
+        ("account.held / 2", "float('nan')", (4,)),
+        ("account.held / 2", "account.held / 4", (4,)),
+    ],
+)
+def test_a_wrong_program_fails_in_weak_mode_and_keeps_what_it_passed(
+    judge: Judge, right: str, wrong: str, failing: tuple[int, ...]
+) -> None:
+    verdict = judge.judge(problem(*ACCOUNTS, entry="", name="weak/accounts"), ACCOUNT.replace(right, wrong))
+    assert statuses(verdict) == ["failed" if n in failing else "passed" for n in range(len(ACCOUNTS))]
+    assert verdict.status is Status.FAILED and verdict.weak and "breach" not in verdict.feedback_all
+
+
+def test_tests_in_weak_mode_do_not_meet_what_others_left(judge: Judge) -> None:
+    program = "import random\nclass Employee:\n    count = 0\n    def __init__(self):\n        Employee.count += 1\n"
+    program += "        self.number = Employee.count\n    def lot(self):\n        return random.random()\n"
+    lot = random.Random(0).random()
+    codes = ("Employee().number == 1", "[Employee().number, Employee().number] == [1, 2]", f"Employee().lot() == {lot}")
+    tests = problem(*(AssertTest(f"assert {code}") for code in codes), entry="", name="weak/state")
+    for _ in range(5):
+        assert judge.judge(tests, program).passed
+
+
+CHEATS = {
+    "equal to everything": "class E:\n    __eq__ = lambda s, o: True\ndef f(x, key):\n    return E()\n",
+    "above and below everything": "class E(float):\n    __lt__ = __gt__ = lambda s, o: True\n    __eq__ = __lt__\n"
+    "def f(x, key):\n    return E()\n",
+    "runs no test": "import builtins\nbuiltins.exec = lambda *a: None\ndef f(x, key):\n    return 0\n",
+    "says passed to all": "import sys\nwire = next(m.wire for m in list(sys.modules.values()) if hasattr(m, 'wire'))\n"
+    "send = wire.send\nwire.send = lambda c, m: send(c, {**m, **({'r': ['passed', None]} if 'r' in m else {})})\n"
+    "def f(x, key):\n    return 0\n",
+}
+
+
+@pytest.mark.parametrize("name", CHEATS)
+def test_a_cheat_is_caught_in_weak_mode(judge: Judge, name: str) -> None:
+    tests = (AssertTest("assert f(1, lambda: 1) == 31"), AssertTest("assert f(2, lambda: 1) < 0.5"))
+    for _ in range(3):
+        verdict = judge.judge(problem(*tests, name="weak/cheats"), CHEATS[name])
+        assert verdict.status in (Status.CRASHED, Status.FAILED) and verdict.n_passed == 0 and verdict.weak
+
+
+def test_who_ends_before_the_decoy_has_passed_nothing(judge: Judge) -> None:
+    program = "import os\nclass E:\n    asked = 0\n    def __eq__(self, other):\n        E.asked += 1\n"
+    program += "        return E.asked < 2 or os._exit(0)\ndef f(x, key):\n    return E()\n"
+    tests = tuple(AssertTest(f"assert f({n}, lambda: 1) == {n}") for n in range(3))
+    for _ in range(8):
+        verdict = judge.judge(problem(*tests, name="weak/ends"), program)
+        assert verdict.status is Status.CRASHED and verdict.n_passed == 0
+
+
 def test_scripts(judge: Judge) -> None:
     cases = problem(StdioTest("1 2\n", "3\n"), StdioTest("4 5\n", "9\n"), entry="")
     verdict = judge.judge(cases, "print(3)\n")
@@ -245,10 +352,33 @@ def test_more_output_than_any_program_may_print_is_right_where_it_is_expected(ju
     assert not flood.passed
 
 
-def test_feedback_can_always_be_written(judge: Judge) -> None:
-    verdict = judge.judge(problem(*F), "def f(x):\n    raise ValueError('\\ud800')\n")
-    assert verdict.status is Status.ERROR and "ValueError" in verdict.feedback
-    verdict.feedback_all.encode("utf-8")
+RAISES = "raise ValueError('\\ud800')\n"
+RAISING_TEST = "value = f(1)\nraise ValueError('\\ud800')"
+
+
+@pytest.mark.parametrize(
+    ("test", "program", "status"),
+    [
+        (F[0], f"def f(x):\n    {RAISES}", Status.ERROR),
+        (F[0], RAISES, Status.ERROR),
+        (AssertTest("assert f(lambda: 1) == 1"), f"def f(x):\n    {RAISES}", Status.ERROR),
+        (AssertTest(RAISING_TEST), "def f(x):\n    return x\n", Status.ERROR),
+        (StdioTest("1", "1"), RAISES, Status.ERROR),
+        (StdioTest("\ud800", "\udfff"), "print(1)\n", Status.FAILED),
+    ],
+)
+def test_what_a_verdict_says_can_always_be_written(judge: Judge, test: Test, program: str, status: Status) -> None:
+    verdict = judge.judge(problem(test), program)
+    assert verdict.status is status and verdict.feedback
+    (result,) = verdict.tests
+    for text in (verdict.feedback, verdict.feedback_all, result.call, result.expected, result.got, result.error):
+        text.encode("utf-8")
+
+
+def test_a_set_up_that_raises_can_be_written(judge: Judge) -> None:
+    verdict = judge.judge(problem(*F, setup=RAISES), "def f(x):\n    return 1\n")
+    assert verdict.status is Status.INFRA and "ValueError" in verdict.tests[0].error
+    verdict.tests[0].error.encode("utf-8")
 
 
 def test_each_run_of_a_program_is_announced_with_its_time() -> None:
@@ -331,11 +461,66 @@ def test_many_programs_come_back_in_order() -> None:
     assert [verdict.tests[0].got for verdict in verdicts] == [str(n) for n in range(30)]
 
 
+def test_an_interrupt_does_not_wait_for_programs_that_have_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    class Counting(Judge):
+        def judge(self, problem: Problem, program: str) -> Verdict:
+            begun.append(program)
+            return super().judge(problem, program)
+
+    monkeypatch.setattr("reward.judge.many.Judge", Counting)
+    slow = "import time\ntime.sleep(1)\n"
+    verdicts = judge_many([(problem(*F), program) for program in ("", *[slow] * 100)], workers=2)
+    next(verdicts)
+    verdicts.close()
+    assert len(begun) <= 4  # of eight that were waiting
+
+
+def test_judges_are_closed_when_one_of_them_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Judge] = []
+
+    class Two(Judge):
+        def __init__(self, config: JudgeConfig | None) -> None:
+            if len(started) == 2:
+                raise StartFailed("no more")
+            super().__init__(config)
+            started.append(self)
+
+    monkeypatch.setattr("reward.judge.many.Judge", Two)
+    with pytest.raises(StartFailed):
+        next(judge_many([(problem(*F), "")], workers=3))
+    assert [judge.pids() for judge in started] == [[], []]
+
+
 def test_below_the_floor_nothing_starts() -> None:
     with pytest.raises(TooWeak, match="floor"):
         Judge(JudgeConfig(tier="none", floor="B"))
     with pytest.raises(BadInput, match="python"):
         Judge(JudgeConfig(python="/no/such/python"))
+
+
+def test_a_sandbox_folder_that_cannot_be_had_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / f"ledex-judge-{os.getuid()}").symlink_to(tmp_path)  # as somebody else may have put it there
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / f"ledex-judge-{os.getuid()}").touch()
+    for name in ("missing", "file", "others", "taken"):
+        monkeypatch.setenv("LEDEX_SANDBOX_DIR", str(tmp_path / name))
+        with pytest.raises(BadInput, match=f"LEDEX_SANDBOX_DIR: .*{name}.*a folder that exists"):
+            Judge()
+
+
+def test_the_sandbox_folder_may_be_named_from_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o711)
+        monkeypatch.chdir(folder)
+        os.mkdir("here", 0o711)
+        monkeypatch.setenv("LEDEX_SANDBOX_DIR", "here")
+        with Judge() as judge:
+            assert judge.judge(problem(*F), "def f(x):\n    return 2 * sum(x) - 2 * (len(x) > 1)\n").passed
+        assert os.listdir("here") == [f"ledex-judge-{os.getuid()}"]
 
 
 def test_problems_limits_and_the_configs_over_them() -> None:

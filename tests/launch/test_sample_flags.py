@@ -42,3 +42,10 @@ def test_samples_may_come_through_a_pipe_and_with_a_mark_at_the_beginning(tmp_pa
     threading.Thread(target=pipe.write_text, args=(line,), daemon=True).start()
     bad = BadLines(str(pipe))
     assert [sample.program for sample in read_samples(str(pipe), problems, bad)] == ["x = 1"] and not bad.count
+
+
+def test_programs_come_from_one_place(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"^SAMPLES or --canonical: give one of them$"):
+        check_flags("bundled", None, False, None, None, None)
+    with pytest.raises(BadInput, match=r"^SAMPLES or --canonical: give one of them, not both, got 'a'$"):
+        check_flags("bundled", "a", True, None, None, None)

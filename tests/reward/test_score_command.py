@@ -108,6 +108,12 @@ def test_an_unknown_arm_is_bad_usage_and_writes_nothing(tmp_path: Path) -> None:
     assert "papper" in said and "tests_only" in said
 
 
+def test_an_encoder_that_is_none_is_told_with_its_flag(tmp_path: Path) -> None:
+    explained = row(RIGHT, explanation="It stops early.", reference_explanations=["It ends early."])
+    code, _, said = ledex_score([explained], tmp_path, "--encoder", "/nowhere")
+    assert code == 2 and "ledex: --encoder: /nowhere: no such directory" in said
+
+
 @pytest.mark.slow
 def test_explanations_are_scored_where_references_are_given(tmp_path: Path) -> None:
     text = "The loop stops one element too early."

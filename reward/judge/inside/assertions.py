@@ -12,15 +12,9 @@ import builtins
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType
-from typing import Any
 
 CHECK_FAILED = "__ledex_failed__"
 SHORT = 200
-
-_FLIPPED: dict[type[ast.cmpop], type[ast.cmpop]] = {
-    ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt,
-    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
-}  # fmt: skip
 
 
 class AssertionFailed(AssertionError):
@@ -74,62 +68,6 @@ def weak_setup(source: str) -> str:
 
 def shorten(text: str, limit: int = SHORT) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def decoy(source: str) -> str:
-    """The same test with each assert changed so that it must fail for every program that passes the real one."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assert):
-            node.test = _opposite(node.test)
-    return ast.unparse(ast.fix_missing_locations(tree))
-
-
-def disguise(source: str) -> str:
-    """The same test written otherwise, so that real ones and decoys do not differ by their form."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assert):
-            node.test = ast.UnaryOp(ast.Not(), _negated(node.test))
-    return ast.unparse(ast.fix_missing_locations(tree))
-
-
-def _opposite(test: ast.expr) -> ast.expr:
-    """A perturbed literal where there is one (it also catches objects equal to everything), else the negation."""
-    if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq):
-        try:
-            value = ast.literal_eval(test.comparators[0])
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            return _negated(test)
-        changed = _perturbed(value)
-        return ast.Compare(test.left, [ast.Eq()], [ast.parse(repr(changed), mode="eval").body])
-    return _negated(test)
-
-
-def _negated(test: ast.expr) -> ast.expr:
-    if isinstance(test, ast.Compare) and len(test.ops) == 1 and type(test.ops[0]) in _FLIPPED:
-        return ast.Compare(test.left, [_FLIPPED[type(test.ops[0])]()], test.comparators)
-    return ast.UnaryOp(ast.Not(), test)
-
-
-def _perturbed(value: Any) -> Any:
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int | float):
-        return value + 1 if value + 1 != value else 0
-    if isinstance(value, str):
-        return value + "a"
-    if isinstance(value, bytes):
-        return value + b"a"
-    if isinstance(value, list):
-        return [*value, value[-1] if value else 0]
-    if isinstance(value, tuple):
-        return (*value, value[-1] if value else 0)
-    if isinstance(value, set):
-        return {*value, max((v for v in value if isinstance(v, int)), default=0) + 1}
-    if isinstance(value, dict):
-        return {**value, "a" if "a" not in value else "aa": 0}
-    return 0
 
 
 class _Rewriter(ast.NodeTransformer):

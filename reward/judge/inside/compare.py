@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
+
+_EXACT = (int, bool, str, bytes, type(None))  # types that no tolerance applies to, and whose equals have equal hashes
 
 
 def matches(got: Any, expected: Any, how: str, atol: float, rtol: float) -> bool:
@@ -43,15 +46,23 @@ def _close(got: Any, expected: Any, atol: float, rtol: float) -> bool:
 
 
 def _same_items(got: Any, expected: Any, atol: float, rtol: float) -> bool:
-    """Whether both hold the same items with the same counts, in any order. A text is not a collection of letters."""
-    if isinstance(got, str | bytes) or isinstance(expected, str | bytes):
-        return bool(got == expected)
+    """Whether both hold the same items with the same counts, in any order. A text or a mapping is compared as such."""
+    if isinstance(got, str | bytes | dict) or isinstance(expected, str | bytes | dict):
+        return _close(got, expected, atol, rtol)
     try:
         left, right = list(got), list(expected)
     except TypeError:
         return bool(got == expected)
     if len(left) != len(right):
         return False
+    try:
+        return Counter(map(_key, left)) == Counter(map(_key, right))
+    except TypeError:  # floats, say
+        return _pairs_up(left, right, atol, rtol)
+
+
+def _pairs_up(left: list[Any], right: list[Any], atol: float, rtol: float) -> bool:
+    """Whether each item on the left has one of its own on the right. Time grows with the square of their number."""
     for item in left:
         for index, other in enumerate(right):
             if _close(item, other, atol, rtol):
@@ -60,6 +71,15 @@ def _same_items(got: Any, expected: Any, atol: float, rtol: float) -> bool:
         else:
             return False
     return True
+
+
+def _key(value: Any) -> Any:
+    """What equals another value's key exactly where the two are close, whatever the tolerance. Raises TypeError."""
+    if type(value) in (list, tuple):
+        return type(value), *map(_key, value)
+    if type(value) in _EXACT:
+        return value
+    raise TypeError(f"no key for a {type(value).__name__}")
 
 
 def _plain(value: Any) -> Any:

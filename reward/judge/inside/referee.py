@@ -32,8 +32,11 @@ def main(control: socket.socket, settings: dict[str, Any]) -> None:
     sys.path[:] = [*settings["library"], *settings["packages"]]
     os.environ.clear()
     sys.set_int_max_str_digits(0)
+    null = os.open("/dev/null", os.O_WRONLY)
     confine.give_up_rights(settings)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    os.dup2(null, 2)  # a test may write to it; who started this process reads it no longer
+    os.close(null)
     control.sendall(b"R")
     suites: dict[str, Suite] = {}
     while True:
@@ -139,24 +142,29 @@ def _one(test: Any, session: Session, space: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_weak(suite: Suite, session: Session) -> list[dict[str, Any]]:
-    """Each test and a decoy of it that must fail, in an order that nobody can guess, in the program's own process."""
-    items = [(index, real) for index in range(len(suite.tests)) for real in (True, False)]
+    """Each test and its decoy, in an order that nobody can guess, in the program's own process.
+
+    An honest program, right or wrong, passes at most one of the two. So a test counts as passed once its decoy has
+    failed, and that both were reported as passed is a breach.
+    """
+    items = [(index, real, item) for index, test in enumerate(suite.tests) for real, item in test.weak_items()]
     DISORDER.shuffle(items)
-    results: list[dict[str, Any]] = [{"status": "not_run"} for _ in suite.tests]
-    caught = False
-    for index, real in items:
-        test = suite.tests[index]
+    outcomes: dict[tuple[int, bool], tuple[str, dict[str, Any] | None]] = {}
+    ended: dict[int, dict[str, Any]] = {}
+    for index, real, item in items:
         try:
-            outcome, error = session.run_test(test.weak_item(real), suite.setup, suite.entry)
+            outcomes[index, real] = session.run_test(item, suite.setup, suite.entry)
         except Ended as end:
-            results[index] = _ended(end)
+            ended[index] = _ended(end)
             break
-        if real:
-            results[index] = {"status": outcome, **(error or {})}
-            if outcome == "failed":
-                results[index]["error"] = test.text
-        elif outcome == "passed":
-            caught = True
-    if caught:
-        return [{"status": "breach", "error": "a test that must fail was reported as passed"}]
+    results: list[dict[str, Any]] = []
+    for index, test in enumerate(suite.tests):
+        outcome, error = outcomes.get((index, True), ("not_run", None))
+        decoy, _ = outcomes.get((index, False), ("not_run", None))
+        if outcome == decoy == "passed":
+            return [{"status": "breach", "error": "a test and its contrary were both reported as passed"}]
+        if outcome == "passed" and decoy == "not_run":
+            outcome = "not_run"
+        result = {"status": outcome, **(error or {}), **({"error": test.text} if outcome == "failed" else {})}
+        results.append(ended.get(index, result))
     return results

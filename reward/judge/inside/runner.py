@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import io
 import os
+import random
 import socket
 import sys
 import types
-from typing import Any
+from typing import Any, TextIO
 
 from . import values, wire
 
@@ -154,10 +154,11 @@ def _serve_tests(connection: socket.socket, program: str, prelude: str) -> None:
     wire.send(connection, {"n": wanted["n"], "missing": missing})
     while True:
         item = _next(connection)
-        space = dict(names)
-        space["candidate"] = _find(names, item["entry"]) if item["entry"] else None
         outcome: list[Any] = ["passed", None]
         try:
+            random.seed(0)
+            space = dict(_load(program, "solution", prelude))  # anew: no test finds what another did to its classes
+            space["candidate"] = _find(space, item["entry"]) if item["entry"] else None
             exec(compile(item["setup"], "<setup>", "exec", dont_inherit=True), space)
             exec(compile(item["code"], "<test>", "exec", dont_inherit=True), space)
             if item["check"]:
@@ -171,24 +172,41 @@ def _serve_tests(connection: socket.socket, program: str, prelude: str) -> None:
 
 
 def _run_script(connection: socket.socket, program: str, prelude: str) -> int:
-    sys.stdin = io.TextIOWrapper(open(0, "rb", closefd=False), encoding="utf-8")  # noqa: SIM115
-    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding="utf-8")  # noqa: SIM115
-    sys.stderr = io.TextIOWrapper(open(2, "wb", closefd=False), encoding="utf-8", write_through=True)  # noqa: SIM115
+    output = _open_streams()
     code, failure = 0, None
     try:
         _load(program, "__main__", prelude)
     except SystemExit as exit:
-        code = exit.code if type(exit.code) is int else int(exit.code is not None)
+        code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
     except BaseException as error:
         code, failure = 1, _describe(error)
     try:
         if "threading" in sys.modules:  # as the interpreter does at its end: threads, then what was registered for it
             sys.modules["threading"]._shutdown()
         atexit._run_exitfuncs()
-        sys.stdout.flush()
+        present = getattr(sys, "stdout", None)
+        if present is not None and not getattr(present, "closed", False):
+            present.flush()
     except BaseException as error:
         code, failure = code or 1, failure or _describe(error)
+    with contextlib.suppress(OSError, ValueError):  # closed or detached: nothing is left in it
+        output.flush()  # the interpreter's own is destroyed last, also where the program has put another in its place
     if failure is not None:
         with contextlib.suppress(OSError):
             wire.send(connection, failure)
     return code & 255
+
+
+def _open_streams() -> TextIO:
+    """Makes the three standard streams as the interpreter does at its start; returns standard output."""
+    for descriptor, name, mode, errors in (
+        (0, "stdin", "r", "surrogateescape"),
+        (1, "stdout", "w", "surrogateescape"),
+        (2, "stderr", "w", "backslashreplace"),
+    ):
+        buffering = 1 if name == "stderr" else -1
+        stream: Any = open(descriptor, mode, buffering, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
+        stream.buffer.raw.name = f"<{name}>"
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    return sys.stdout

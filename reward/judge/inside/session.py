@@ -53,7 +53,7 @@ def show(value: object) -> str:
 def _text(value: object, limit: int = 500) -> str:
     if type(value) is not str:
         raise wire.Breach("text expected")
-    return value[:limit].encode("utf-8", "replace").decode()  # a lone surrogate could not be written anywhere
+    return value[:limit]
 
 
 class Session:
@@ -193,7 +193,7 @@ def _builtin(described: Any) -> BaseException:
         raise wire.Breach("bases")
     for name in bases[:20]:
         kind = getattr(builtins, name, None) if type(name) is str else None
-        if isinstance(kind, type) and issubclass(kind, Exception) and kind is not Exception:
+        if isinstance(kind, type) and issubclass(kind, (Exception, SystemExit)) and kind is not Exception:
             try:
                 return kind(_text(message))
             except TypeError:  # a class with a constructor of its own (UnicodeDecodeError)

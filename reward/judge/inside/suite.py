@@ -6,7 +6,7 @@ import ast
 from types import CodeType
 from typing import Any
 
-from . import assertions, values
+from . import assertions, decoys, values
 from .compare import matches
 from .session import NeedsWeak, OpaqueResult, Proxy, Session, show
 
@@ -72,10 +72,10 @@ class CodeTest:
         if self._check:
             space["check"](candidate)
 
-    def weak_item(self, real: bool) -> dict[str, Any]:
-        source = self._code.source
-        code = assertions.disguise(source) if real else assertions.decoy(source)
-        return {"code": code, "check": self._check}
+    def weak_items(self) -> list[tuple[bool, dict[str, Any]]]:
+        """The test (True) and its decoy (False), as the program's own process runs them."""
+        twins = decoys.twins(self._code.source, self._check)
+        return [(real, {"code": code, "check": self._check}) for real, code in zip((True, False), twins, strict=True)]
 
 
 class CallTest:
@@ -126,5 +126,5 @@ class CallTest:
             assertions.failed(self.text, "", got, self._expected, compared=True)
         return None
 
-    def weak_item(self, real: bool) -> dict[str, Any]:
+    def weak_items(self) -> list[tuple[bool, dict[str, Any]]]:
         raise AssertionError("tests by value never need weak mode")

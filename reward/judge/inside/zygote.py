@@ -16,6 +16,7 @@ import random
 import resource
 import select
 import signal
+import site
 import socket
 import struct
 import sys
@@ -44,6 +45,7 @@ fork = ctypes.PyDLL(None).fork
 def main(control: socket.socket, settings: dict[str, Any]) -> None:
     for name in (*_PRELOADED.split(), *settings["preload"]):
         __import__(name)
+    site.setquit()  # `exit` and `quit`, which -S leaves out
     sys.path[:] = [*settings["library"], *settings["packages"]]
     sys.argv = ["solution.py"]
     os.environ.clear()
