@@ -28,7 +28,10 @@ from launch.pins import Pins
 from ledex_ray.chat import Renderer
 from ledex_ray.config import ModelConfig, Recipe
 from ledex_ray.errors import BadInput
-from ledex_ray.placement import TRACE, phases
+from ledex_ray.placement import TRACE, Demand, phases
+
+CPUS = Demand("the encoder, CPU engines and CPU ranks", ({"CPU": TRACE},))
+"""They take no CPU for themselves, and must not lie on a head or sandbox node: those offer none, and have no torch."""
 
 
 class Fleet:
@@ -47,7 +50,7 @@ class Fleet:
         try:
             for stage, demands in phases(recipe, stages).items():
                 log.debug("%s asks for %s", stage, ", ".join(map(str, demands)))
-                make_room(demands, max(recipe.rollout.ready_seconds, recipe.learner.ready_seconds))
+                make_room([*demands, CPUS], max(recipe.rollout.ready_seconds, recipe.learner.ready_seconds))
         except BadInput:
             self.close()
             raise
@@ -72,7 +75,7 @@ class Fleet:
     @cached_property
     def renderer(self) -> Renderer:
         """Messages to token ids, for this run's model."""
-        return _renderer(self.model_path, self.recipe.model)
+        return renderer_of(self.model_path, self.recipe.model)
 
     @cached_property
     def rollout(self) -> RolloutGroup:
@@ -115,7 +118,7 @@ class Fleet:
         log.info("starting %d rollout engine(s) on the teacher %s", self.recipe.rollout.actors, name)
         group = RolloutGroup(self.recipe.rollout, model, path)
         try:
-            yield group, _renderer(path, model)
+            yield group, renderer_of(path, model)
         finally:
             group.shutdown()
 
@@ -140,7 +143,19 @@ def other_model(recipe: Recipe, name: str) -> ModelConfig:
     return recipe.model.model_copy(update={"name": name, "layout": "plain" if same else "auto"})
 
 
-def _renderer(path: Path, model: ModelConfig) -> Renderer:
+def renderer_of(path: Path, model: ModelConfig) -> Renderer:
+    """Messages to token ids for the model in a directory. Raises BadInput where its tokenizer does not work."""
     from transformers import AutoTokenizer
 
-    return Renderer(AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code), model.layout)
+    problem = ""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+        if not tokenizer("a plain text", add_special_tokens=False)["input_ids"]:  # made up where no file is there
+            problem = "turns text into nothing"
+    except (OSError, ValueError) as error:
+        problem = f"cannot be loaded ({' '.join(str(error).split())[:200]})"
+    if problem:
+        raise BadInput(
+            str(path), f"its tokenizer {problem}", expected="the tokenizer's files beside the model, as tokenizer.json"
+        )
+    return Renderer(tokenizer, model.layout)

@@ -24,6 +24,7 @@ from actors.sandbox import SandboxClient, ScoreRequest, ScoreResult
 from launch.console import log
 from launch.fleet import Fleet
 from launch.overheard import Line, overheard
+from ledex_ray.errors import RunFailed
 from ledex_ray.problems import Problem
 from ledex_ray.records import Provenance, Verdict
 from reward.terms import TextJob
@@ -32,7 +33,7 @@ FILL_A_CPU = 64
 MOST_UNANSWERED = 0.01  # of all prompts alike: one that kills every engine must not hold up a run for ever
 
 
-class Unanswered(RuntimeError):
+class Unanswered(RunFailed):
     """More prompts than may be left out have no answer; the stage is not finished."""
 
 

@@ -5,6 +5,7 @@ No Ray; torch only to convert the packaged model, once.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +17,13 @@ from actors.places import is_url
 from actors.precision import resolve_precision
 from launch.console import log
 from launch.recipe_names import read_recipe
+from launch.stages import check_context, check_settings, check_tensor_parallel
 from ledex_ray.config import Recipe
-from ledex_ray.errors import BadInput
-from ledex_ray.placement import phases, unmet
-from ledex_ray.planner import GIB, Plan, read_shape
+from ledex_ray.errors import BadInput, named
+from ledex_ray.placement import check_weight_transfer, phases, unmet
+from ledex_ray.planner import GIB, ModelShape, Plan, read_shape
 from ledex_ray.planner import plan as make_plan
+from reward.judge.many import cores
 
 
 def plan(
@@ -34,6 +37,8 @@ def plan(
 ) -> None:
     """Show memory and placement of a recipe before anything is started; exit 1 where it does not fit.
 
+    Dense models alone: a mixture of experts is refused.
+
     Example: ledex plan codellama_7b --gpus 8 --gpu-memory 80
     """
     resolved = read_recipe(recipe, overrides)
@@ -45,21 +50,32 @@ def plan(
     if on_cpu:
         moved = {name: getattr(resolved, name).model_copy(update={"gpus": 1}) for name in on_cpu}
         resolved = resolved.model_copy(update=moved)
-    shape = read_shape(_configuration(resolved.model.name))
+    with named("recipe key 'model.name'"):
+        shape = read_shape(_configuration(resolved.model.name))
+    _check(resolved, shape)
     precision = resolve_precision(resolved.model.dtype, gpus)
     memory = gpu_memory if gpu_memory is not None else _machine_gib()
-    made = make_plan(resolved, shape, precision=precision, gpus=gpus, gpu_memory_gb=memory)
+    made = make_plan(resolved, shape, precision=precision, gpus=gpus, gpu_memory_gb=memory, cores=cores())
     over = f" on {nodes} nodes" if nodes > 1 else ""
     where = f"{gpus} GPUs of {memory:g} GiB{over}" if gpus else f"a CPU machine of {memory:.0f} GiB"
     _show(made, f"{resolved.model.name}: {shape.parameters / 1e6:,.0f} M parameters, {precision}, on {where}")
     if on_cpu:
         keys = " ".join(f"{name}.gpus=1" for name in on_cpu)
         Console(emoji=False).print(
-            f"this recipe's {' and '.join(on_cpu)} run on CPU: on these GPUs with {keys}", markup=False
+            f"the recipe puts {' and '.join(on_cpu)} on the CPU; this is with {keys}", markup=False, soft_wrap=True
         )
     homeless = _show_placement(resolved, gpus, nodes)
     if homeless or not made.fits:
         raise typer.Exit(1)
+
+
+def _check(recipe: Recipe, shape: ModelShape) -> None:
+    """Raises BadInput for what `ledex run` would refuse as well, or an engine."""
+    check_settings(recipe, recipe.stages)
+    if "ppo" in recipe.stages:
+        check_weight_transfer(recipe)
+    check_context(recipe, "model.name", recipe.model.name, shape.context)
+    check_tensor_parallel(recipe, shape.heads)
 
 
 def _show(made: Plan, title: str) -> None:
@@ -101,13 +117,16 @@ def _show_placement(recipe: Recipe, gpus: int, nodes: int) -> bool:
 def _configuration(name: str) -> Path:
     """A directory with the model's config.json: the packaged model, a path, or the hub's configuration alone."""
     from launch.adapters import base_of, is_adapter
-    from launch.model_cache import PACKAGED_MODEL, resolve_model, root_cause
+    from launch.model_cache import PACKAGED_MODEL, is_path, resolve_model, root_cause
     from launch.pins import split_revision
 
-    if Path(name).is_dir() and is_adapter(Path(name)):
-        return _configuration(base_of(Path(name)))
-    if name == PACKAGED_MODEL or Path(name).is_dir() or is_url(name):
+    if name == PACKAGED_MODEL or not name.strip() or is_url(name):
         return resolve_model(name)
+    folder = Path(os.path.expanduser(name))
+    if folder.is_dir():
+        return _configuration(base_of(folder)) if is_adapter(folder) else folder
+    if is_path(name) or folder.exists():
+        return resolve_model(name)  # which says what is wrong with it
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 

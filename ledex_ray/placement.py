@@ -106,11 +106,11 @@ def check_weight_transfer(recipe: Recipe) -> None:
     shared = 0 < engines < 1 and 0 < ranks < 1
     expected = ""
     if transfer == "nccl" and (engines < 1 or ranks < 1):
-        expected = "rollout.gpus and learner.gpus from 1: nccl goes from whole GPUs to others"
+        expected = "rollout.gpus=1 and learner.gpus=1: nccl goes from whole GPUs to others"
     elif transfer == "ipc" and not shared:
         expected = "rollout.gpus and learner.gpus between 0 and 1: ipc stays on the one GPU that both have a share of"
     elif transfer == "auto" and engines > 0 and not shared and (engines < 1 or ranks < 1):
-        expected = "both from 1, or both a share of one GPU: weights go from whole GPUs to others, or stay on one"
+        expected = "both 1, or both a share of one GPU: weights go from whole GPUs to others, or stay on one"
     if expected:
         given = f"{transfer} with rollout.gpus={engines:g} and learner.gpus={ranks:g}"
         raise BadInput("recipe key 'rollout.weight_transfer'", "cannot be", given=given, expected=expected)

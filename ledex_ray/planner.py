@@ -2,7 +2,7 @@
 
 Covered: learner ranks (weights, gradients, optimizer, activations by token budget, logits, reference, critic), rollout
 engines (weights, KV cache), the encoder, sandboxes; the largest token budget that fits; what to change where nothing
-does. Not covered: time, mixture-of-experts models, activations of sequences longer than the token budget.
+does. Not covered: time, mixture-of-experts models (refused), activations of sequences longer than the token budget.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ledex_ray.config import LearnerConfig, Recipe
+from ledex_ray.config import LearnerConfig, Recipe, SandboxConfig
 from ledex_ray.errors import BadInput
 from ledex_ray.placement import ROUNDING, phases
 
@@ -37,6 +37,9 @@ RUNTIME_BYTES: dict[tuple[str, Device], int] = {
 CPU_ALLOCATOR = 0.12
 """Measured: what a rank's peak is above the sum of its parts (0.09 to 0.18), pieces that were freed and stay mapped."""
 
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+"""How configurations call the number of experts in a layer."""
+
 _STRETCHED = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
 """Scalings of RoPE under which a configuration holds the stretched number of positions, as vLLM reads it."""
 
@@ -48,6 +51,7 @@ class ModelShape:
     parameters: int
     layers: int
     hidden: int
+    heads: int
     attention: int  # heads x head size
     key_value: int  # key-value heads x head size
     intermediate: int
@@ -98,10 +102,21 @@ class Plan:
 
 
 def read_shape(directory: Path) -> ModelShape:
-    """The shape of a Hugging Face directory; parameters counted from its weights where they are there."""
-    config = _read_config(directory)
+    """The shape of a Hugging Face directory; parameters counted from its weights where they are there.
+
+    Raises BadInput for a mixture of experts: what a learner keeps of such a layer is not that of a dense one.
+    """
+    config, where = _read_config(directory), str(directory / "config.json")
+    _check_dense(_of_text(config), where)
     counted = sum(_count_parameters(file) for file in sorted(directory.glob("*.safetensors")))
-    return shape_of(config, counted or None, where=str(directory / "config.json"))
+    return shape_of(config, counted or None, where=where)
+
+
+def _check_dense(config: Mapping[str, Any], where: str) -> None:
+    config = {**config, **(config.get("ffn_config") or {})}  # where DBRX has them
+    for name in _EXPERTS:
+        if config.get(name) not in (None, 0, 1):
+            raise BadInput(where, f"field '{name}': a mixture of experts", given=config[name], expected="a dense model")
 
 
 def read_context(directory: Path) -> int:
@@ -146,6 +161,7 @@ def shape_of(config: Mapping[str, Any], parameters: int | None = None, where: st
         parameters=0,
         layers=layers,
         hidden=hidden,
+        heads=heads,
         attention=heads * head,
         key_value=kv_heads * head,
         intermediate=intermediate,
@@ -251,10 +267,10 @@ def largest_token_budget(
     return max(0, (memory - fixed) // slope * 64)
 
 
-def plan(recipe: Recipe, shape: ModelShape, *, precision: str, gpus: int, gpu_memory_gb: float) -> Plan:
+def plan(recipe: Recipe, shape: ModelShape, *, precision: str, gpus: int, gpu_memory_gb: float, cores: int = 1) -> Plan:
     """Every kind of actor of a recipe, and what to change where it does not fit on `gpus` GPUs of that size.
 
-    `gpus` 0 plans a CPU machine, `gpu_memory_gb` then being its main memory, shared by all actors.
+    `gpus` 0 plans a CPU machine of so many `cores`, `gpu_memory_gb` then being its main memory, shared by all actors.
     """
     device: Device = "gpu" if gpus else "cpu"
     memory = int(gpu_memory_gb * GIB)
@@ -263,7 +279,7 @@ def plan(recipe: Recipe, shape: ModelShape, *, precision: str, gpus: int, gpu_me
     rollout = rollout_plan(recipe, shape, precision=precision, device=device, gpu_memory=memory)
     sandboxes = ActorPlan(
         "sandbox",
-        recipe.sandbox.actors or 1,
+        _sandboxes(recipe.sandbox, None if gpus else cores),
         "cpu",
         (Part("runtime", RUNTIME_BYTES["sandbox", "cpu"]), Part("candidate", recipe.sandbox.memory_mb << 20)),
         "one a core" if recipe.sandbox.actors is None else "",
@@ -276,7 +292,7 @@ def plan(recipe: Recipe, shape: ModelShape, *, precision: str, gpus: int, gpu_me
 
     needed = 0.0
     if device == "cpu":
-        room = memory - rollout.bytes * rollout.count - embedder.bytes - sandboxes.bytes
+        room = memory - rollout.bytes * rollout.count - embedder.bytes - sandboxes.bytes * sandboxes.count
         room -= sum(weights.bytes for weights in published)
         room //= recipe.learner.ranks
     else:
@@ -293,6 +309,11 @@ def plan(recipe: Recipe, shape: ModelShape, *, precision: str, gpus: int, gpu_me
     ]
     budget = min(budgets, default=None)
     return Plan(actors, needed, budget, tuple(_advice(recipe, shape, actors, budget, needed, gpus, memory)))
+
+
+def _sandboxes(config: SandboxConfig, cores: int | None) -> int:
+    """The most of them on a CPU machine of so many cores; the least where nodes of their own hold them (None)."""
+    return config.actors or 1 if cores is None else config.max_actors or config.actors or cores
 
 
 def _published_weights(recipe: Recipe, shape: ModelShape, precision: str, device: Device) -> list[ActorPlan]:
@@ -384,7 +405,8 @@ def _advice(
                 wider = f"rollout.tensor_parallel={2 * recipe.rollout.tensor_parallel}"
                 advice.append(f"the rollout engine has no room for one sequence: {wider}")
     if not gpus and sum(a.bytes * a.count for a in actors if not a.kind.startswith("learner")) > memory:
-        advice.append("engines and sandboxes alone exceed this machine's memory: lower rollout.kv_cache_gb")
+        keys = "rollout.kv_cache_gb, sandbox.actors or sandbox.memory_mb"
+        advice.append(f"engines and sandboxes alone exceed this machine's memory: lower {keys}")
     return advice
 
 

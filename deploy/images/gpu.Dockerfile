@@ -1,6 +1,6 @@
 # Driver, rollout engines, learner ranks, embedder. From the checkout's root:
 #   docker build -f deploy/images/gpu.Dockerfile -t REGISTRY/ledex-gpu .
-# Ray's GPU image is a CUDA development image: DeepSpeed compiles its optimizer with its nvcc. Not built by us yet.
+# Ray's GPU image is a CUDA development image. Not built by us yet.
 FROM rayproject/ray:2.60.0-py311-gpu
 
 WORKDIR /home/ray/ledex-ray

@@ -16,5 +16,5 @@ COPY --chown=ray:users actors actors
 COPY --chown=ray:users launch launch
 RUN pip install --no-cache-dir . && rm -rf /home/ray/ledex-ray/*
 WORKDIR /home/ray
-# Fails the build, not a run, where the judge does not work at all; tier C needs nothing of the kernel.
-RUN ledex doctor --floor C
+# Fails the build, not a run, where the judge does not work at all; how well it isolates is a matter of the host it runs on.
+RUN ledex doctor --floor none

@@ -60,11 +60,11 @@ def test_other_models_are_measured_in_the_place_of_the_runs_own_engines() -> Non
 @pytest.mark.parametrize(
     ("transfer", "engines", "ranks", "expected"),
     [
-        ("auto", 1, 0, "both from 1"),
+        ("auto", 1, 0, "both 1"),
         ("auto", 0.5, 1, "both a share"),
-        ("nccl", 0, 0, "from 1: nccl"),
+        ("nccl", 0, 0, "learner.gpus=1: nccl"),
         ("ipc", 1, 1, "ipc stays"),
-        ("auto", 1, 2, ""),
+        ("auto", 1, 1, ""),
         ("auto", 0.5, 0.5, ""),
         ("auto", 0, 0, ""),
         ("auto", 0, 1, ""),

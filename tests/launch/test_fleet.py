@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from actors import watchdog
 from launch.evaluator import Candidate, Evaluator
 from launch.fleet import Fleet, other_model
 from launch.rundir import RunDirectory
+from ledex_ray.placement import Demand, unmet
 from ledex_ray.recipes import recipe_from_tree
 
 
@@ -23,6 +25,25 @@ def test_another_model_is_asked_in_the_layout_of_the_recipe_and_a_teacher_in_its
     recipe = recipe_from_tree({"model": {"layout": layout}, "synthesis": {"teacher": "teacher"}})
     model = other_model(recipe, name)
     assert (model.name, model.layout, model.max_length) == (name, asked, recipe.model.max_length)
+
+
+@pytest.mark.slow
+def test_a_recipe_of_cpu_engines_asks_for_a_node_that_has_torch(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, ray_session: None
+) -> None:
+    cluster = [{"sandbox": 16.0}]
+    left: list[str] = []
+
+    def room(demands: Sequence[Demand], deadline_seconds: float) -> None:
+        left.extend(demand.name for demand in unmet(demands, cluster))
+
+    monkeypatch.setattr("launch.fleet.make_room", room)
+    recipe = recipe_from_tree({"model": {"name": str(tiny_llama)}, "stages": ["synthesize"]})
+    Fleet(recipe).close()
+    assert left == ["the encoder, CPU engines and CPU ranks"]
+    cluster.append({"CPU": 4.0})
+    Fleet(recipe).close()
+    assert len(left) == 1
 
 
 @pytest.mark.slow

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from ledex_ray.config import LearnerConfig, LoraConfig, ModelConfig, PPOConfig, Recipe, RolloutConfig, Stage
+from ledex_ray.config import (
+    LearnerConfig,
+    LoraConfig,
+    ModelConfig,
+    PPOConfig,
+    Recipe,
+    RolloutConfig,
+    SandboxConfig,
+    Stage,
+)
 from ledex_ray.errors import BadInput
 from ledex_ray.planner import GIB, largest_token_budget, learner_plan, plan, read_context, read_shape, shape_of
 
@@ -102,6 +111,20 @@ def test_weights_published_by_file_take_memory(stages: tuple[Stage, ...], backen
     assert files == (pytest.approx(2 * 2 * 7.615e9, rel=0.01) if held else 0)
 
 
+@pytest.mark.parametrize(
+    ("sandbox", "count"), [({}, 4), ({"actors": 2}, 2), ({"actors": 2, "max_actors": 8}, 8), ({"max_actors": 3}, 3)]
+)
+def test_a_learner_on_a_cpu_has_what_every_sandbox_leaves(sandbox: dict[str, int], count: int) -> None:
+    """A core holds one where the recipe says no number."""
+    common: dict[str, Any] = {"precision": "bfloat16", "gpus": 0, "gpu_memory_gb": 256}
+    one = plan(recipe().model_copy(update={"sandbox": SandboxConfig(actors=1)}), shape_of(QWEN_7B), **common)
+    changed = recipe().model_copy(update={"sandbox": SandboxConfig(**sandbox)})
+    made = plan(changed, shape_of(QWEN_7B), cores=4, **common)
+    (actors,) = [actor for actor in made.actors if actor.kind == "sandbox"]
+    assert actors.count == count
+    assert made.token_budget is not None and one.token_budget is not None and made.token_budget < one.token_budget
+
+
 @pytest.mark.parametrize(("utilization", "fits"), [(0.3, True), (0.85, False)])
 def test_a_learner_has_what_an_engine_on_the_same_gpu_leaves(utilization: float, fits: bool) -> None:
     rollout = RolloutConfig(gpus=0.5, gpu_memory_utilization=utilization)
@@ -152,6 +175,26 @@ def test_a_reference_and_a_critic_cost_what_they_hold() -> None:
 def test_a_directory_without_a_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no readable model configuration"):
         read_shape(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "experts",
+    [
+        {"num_experts": 128},
+        {"num_local_experts": 8},
+        {"n_routed_experts": 64},
+        {"text_config": {"num_local_experts": 16}},
+        {"ffn_config": {"moe_num_experts": 16}},
+    ],
+)
+def test_a_mixture_of_experts_is_refused_and_a_model_of_one_expert_is_dense(
+    tmp_path: Path, experts: dict[str, Any]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN_7B | experts))
+    with pytest.raises(BadInput, match=r"config\.json: field '\w+': a mixture of experts, got \d+; expected a dense"):
+        read_shape(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(QWEN_7B | {"num_experts": 1, "num_local_experts": 0}))
+    assert read_shape(tmp_path) == shape_of(QWEN_7B)
 
 
 @pytest.mark.parametrize(
