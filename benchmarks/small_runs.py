@@ -65,11 +65,9 @@ def open_beside(base: Path, fleet: Fleet, recipe: Recipe) -> RunDirectory:
 def trained_beside(base: Path, fleet: Fleet, recipe: Recipe) -> Iterator[DebugPPO]:
     """The training of another recipe, as `open_beside`, from the base model on; closed afterwards."""
     run = open_beside(base, fleet, recipe)
-    tracker = Tracker(run)
     fleet.serve(fleet.model_path, 0)
     try:
-        with training(run, fleet, tracker) as algorithm:
+        with Tracker(run) as tracker, training(run, fleet, tracker) as algorithm:
             yield algorithm
     finally:
-        tracker.close()
         run.close()

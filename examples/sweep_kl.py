@@ -10,6 +10,7 @@ trials take turns, as they do on GPUs; on CPU nodes Tune starts as many as --at-
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from actors.local_ray import start_ray
 from launch.console import configure_logging, console
 from launch.debug_ppo import DebugPPO, DebugPPOConfig
 from launch.rundir import runs_folder
+from ledex_ray.errors import BadInput
 from ledex_ray.recipes import load_recipe
 
 BORROWED = ("synthesis", "sft")
@@ -33,11 +35,17 @@ def main() -> None:
     parser.add_argument("--at-a-time", type=int, default=1, help="trials at a time; 0 for as many as there is room for")
     arguments = parser.parse_args()
     configure_logging()
-    start_ray()
-    base = runs_folder() / arguments.base
-    recipe = load_recipe(base / "recipe.yaml", [f"ppo.iterations={arguments.iterations}"])
-    if recipe.learner.gpus and arguments.at_a_time != 1:
-        parser.error("--at-a-time: 1 on GPUs, as a trial's learner takes its own after all trials' engines have theirs")
+    try:
+        base = runs_folder() / arguments.base
+        recipe = load_recipe(base / "recipe.yaml", [f"ppo.iterations={arguments.iterations}"])
+        if recipe.learner.gpus and arguments.at_a_time != 1:
+            parser.error(
+                "--at-a-time: 1 on GPUs: a trial's learner takes its own after all trials' engines have theirs"
+            )
+        start_ray()
+    except BadInput as error:
+        console.print(f"sweep_kl: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
     tree = recipe.model_dump(mode="json")
     for result in sweep(base, tree, arguments.kl, arguments.at_a_time):
         found = result.metrics or {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 
-from ledex_ray.errors import BadInput
+from ledex_ray.errors import BadInput, named
 from ledex_ray.evaluation import Bug
 from ledex_ray.tables import read_records
 
@@ -23,7 +23,8 @@ def named_bugs(path: str, problems: Collection[str]) -> list[Bug]:
 
     Raises BadInput where it cannot be read, holds none, or holds one of another problem.
     """
-    bugs = read_records(path, Bug)
+    with named("recipe key 'evaluation.bug_set'"):
+        bugs = read_records(path, Bug)
     if not bugs:
         raise BadInput("recipe key 'evaluation.bug_set'", "holds no bug", given=path)
     unknown = next((bug.problem_id for bug in bugs if bug.problem_id not in problems), None)

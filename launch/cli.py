@@ -25,7 +25,7 @@ from launch.rundir import find_run, locate, runs_place
 from launch.score import score
 from launch.submit import submit
 from ledex_ray.config import Recipe
-from ledex_ray.errors import BadInput
+from ledex_ray.errors import BadInput, RunFailed
 from ledex_ray.recipes import load_recipe
 
 app = typer.Typer(
@@ -123,7 +123,8 @@ def report(
         _report_one(names[0], names[1:], out)
         return
     if len(runs) < len(names):
-        raise BadInput("ledex report", "overrides make no sense for several runs", given=set(names) - set(runs))
+        override = next(name for name in names if name not in runs)
+        raise BadInput("override", "makes no sense for several runs", given=override)
     from launch.compare import compare
     from launch.summary import print_table
 
@@ -189,22 +190,28 @@ def main() -> None:
             raise
         _refuse(
             BadInput(
-                "ledex",
-                f"this needs {error.name}, which the base package leaves out",
+                f"{error.name}",
+                "is missing: the base package leaves it out",
                 expected="`make install`, or ledex-ray[gpu] or ledex-ray[cpu]",
             )
         )
+    except RunFailed as error:
+        log.debug("", exc_info=error)
+        _fail(f"{error}")
     except OSError as error:
         if error.errno not in OF_THE_DISK:
             raise
         log.debug("", exc_info=error)
         where = f"{error.filename}: " if error.filename else ""
-        told = f"ledex: {where}{error.strerror}; when that is mended run it again"
-        console.print(told, style="red", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(1)
+        _fail(f"{where}{error.strerror}; when that is mended run it again")
     except KeyboardInterrupt:
         console.print("ledex: interrupted; the same command resumes", style="yellow")
         sys.exit(130)
+
+
+def _fail(told: str) -> NoReturn:
+    console.print(f"ledex: {told}", style="red", highlight=False, markup=False, soft_wrap=True)
+    sys.exit(1)
 
 
 def _refuse(error: BadInput) -> NoReturn:

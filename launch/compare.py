@@ -103,7 +103,8 @@ def differences(first: Run, other: Run) -> list[tuple[str, str, str, str, str, i
 def short_names(roots: Sequence[Path]) -> list[str]:
     """The name of each run's folder, with as many folders above it as tell it apart. BadInput for a run named twice."""
     if len(set(roots)) < len(roots):
-        raise BadInput("ledex report", "a run is named twice", given=[str(root) for root in roots])
+        twice = next(root for root in roots if roots.count(root) > 1)
+        raise BadInput("RUN", "is named twice", given=twice)
     return [_short_name(root, roots) for root in roots]
 
 

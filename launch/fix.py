@@ -21,6 +21,7 @@ from rich.syntax import Syntax
 
 from launch.console import console, log
 from launch.rundir import write_atomically
+from launch.samples import Packages
 from ledex_ray.config import ModelConfig, Recipe, RolloutConfig, SamplingConfig
 from ledex_ray.errors import BadInput
 from ledex_ray.planner import GIB, ModelShape, shape_of
@@ -72,6 +73,7 @@ def fix(
     layout: Annotated[
         Layout, typer.Option(help="Of prompts, as the model was trained: model.layout of its recipe.")
     ] = "auto",
+    packages: Packages = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that the model's repository ships.")] = False,
 ) -> None:
     """Fix a program until its tests pass: explanation and difference on standard output. Exit 0 fixed, 1 not fixed.
@@ -84,7 +86,7 @@ def fix(
     policy = ModelConfig(name=model, layout=layout, trust_remote_code=trust_remote_code)
     sampling = SamplingConfig(n=samples, temperature=temperature, max_tokens=max_tokens)
     try:
-        with Judge(JudgeConfig()) as judge, Scorer() as scorer:
+        with Judge(JudgeConfig(packages=tuple(packages or ()))) as judge, Scorer() as scorer:
             start = Proposal(code, "", judge.judge(problem, code))
             if start.verdict.status is Status.INFRA:
                 raise StartFailed(f"{file} could not be judged: {start.verdict.feedback}")
@@ -165,11 +167,12 @@ def _search(
     from actors.rollout import EnginesNotReady
 
     with _fleet(model, sampling) as fleet:
+        best = start
+        _prompt_ids(fleet, problem, start, sampling)  # what it refuses need not wait for an engine
         try:
             client = fleet.rollout.client()
         except EnginesNotReady as error:
             raise StartFailed(f"no engine for {model.name}: {error}") from error
-        best = start
         for number in range(1, rounds + 1):
             answers = _ask(fleet, client, problem, best, sampling, f"{seed}/{number}")
             proposals = _judged(problem, best, answers, judge, scorer)
@@ -227,19 +230,9 @@ def _ask(
     """The model's answers to the program and what its tests say."""
     from actors.generation import GenerationRequest
 
-    prompt = refine_prompt(problem, wrong.code, wrong.verdict.feedback, Instruction.EXPLAIN)
-    ids = fleet.renderer.prompt_ids(prompt)
-    room = fleet.recipe.model.max_length - len(ids)
-    if room < sampling.max_tokens:
-        raise BadInput(
-            problem.id,
-            "is too long",
-            given=f"{len(ids)} tokens with its tests",
-            expected=f"at most {fleet.recipe.model.max_length - sampling.max_tokens}, or a smaller --max-tokens",
-        )
     request = GenerationRequest(
         id=seed,
-        prompt_ids=tuple(ids),
+        prompt_ids=tuple(_prompt_ids(fleet, problem, wrong, sampling)),
         n=sampling.n,
         temperature=sampling.temperature,
         max_tokens=sampling.max_tokens,
@@ -250,6 +243,21 @@ def _ask(
     if generation.error:
         raise RuntimeError(f"the engine gave the prompt up: {generation.error}")
     return [completion.text for completion in generation.completions]
+
+
+def _prompt_ids(fleet: Fleet, problem: Problem, wrong: Proposal, sampling: SamplingConfig) -> list[int]:
+    """The question as token ids. Raises BadInput where it leaves an answer no room, or the model has no such layout."""
+    prompt = refine_prompt(problem, wrong.code, wrong.verdict.feedback, Instruction.EXPLAIN)
+    ids = fleet.renderer.prompt_ids(prompt)
+    most = fleet.recipe.model.max_length - sampling.max_tokens
+    if len(ids) > most:
+        raise BadInput(
+            problem.id,
+            "is too long",
+            given=f"{len(ids)} tokens with its tests",
+            expected=f"at most {most}, or a smaller --max-tokens",
+        )
+    return ids
 
 
 def _judged(problem: Problem, wrong: Proposal, answers: Iterable[str], judge: Judge, scorer: Scorer) -> list[Proposal]:

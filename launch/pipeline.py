@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +17,6 @@ from ledex_ray.errors import BadInput
 
 if TYPE_CHECKING:
     from launch.fleet import Fleet
-    from ledex_ray.problems import Problem
 
 
 def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> RunDirectory:
@@ -38,10 +35,12 @@ def run_recipe(recipe: Recipe, only: str | None = None, fresh: bool = False) -> 
                 log.info("%s: already finished", stage)
                 discard_checkpoints(run, stage)
         if left:
+            from launch.input_checks import check_inputs  # on call: a report needs neither Ray nor a judge
+
             try:
                 check_order(run, left)
                 check_settings(run.recipe, left)
-                _check_inputs(run, left)
+                check_inputs(run, left)
             except BadInput:
                 run.remove_unbegun()
                 raise
@@ -82,80 +81,17 @@ def discard_checkpoints(run: RunDirectory, stage: str) -> None:
     log.info("%s: its checkpoints are gone, %.1f GB (learner.keep_finished=true keeps them)", stage, size / 1e9)
 
 
-def _check_inputs(run: RunDirectory, stages: list[str]) -> None:
-    """Raises BadInput now for what a stage would otherwise find out hours later."""
-    from actors.local_ray import cluster_address
-    from launch.bug_set import named_bugs
-    from launch.endpoint import endpoint_key
-    from launch.evaluate import check_labels
-    from launch.model_cache import resolve_encoder, resolve_model
-    from launch.problem_sets import heldout_problems, pin_problem_sets, training_problems, validation_problems
-    from ledex_ray.placement import check_weight_transfer
-    from ledex_ray.planner import read_context
-    from reward.arms import resolve_arm
-    from reward.judge import JudgeConfig, TooWeak, find_python, ready_problems
-
-    if stages == ["report"]:
-        return
-    recipe, pins = run.recipe, run.pins
-    python = "" if cluster_address() else recipe.sandbox.python or ""  # a cluster's sandboxes may be on other machines
-    if python:
-        find_python(python)
-    judge = JudgeConfig(python=python, floor=recipe.sandbox.floor)  # of reference solutions
-
-    @cache  # held-out problems are compared with those that are trained on: each set is read once
-    def load(spec: str) -> list[Problem]:
-        try:
-            return ready_problems(spec, judge)
-        except TooWeak as error:
-            raise BadInput("recipe key 'sandbox.floor'", str(error)) from error
-
-    pin_problem_sets(recipe, pins)
-    training_problems(recipe, load)
-    if "ppo" in stages:
-        check_weight_transfer(recipe)
-        resolve_arm(recipe.reward.arm)
-        resolve_encoder(recipe.reward.encoder, pins)
-    if "ppo" in stages or "evaluate" in stages:
-        validation_problems(recipe, load)
-    if "evaluate" in stages:
-        check_labels(recipe)
-        held_out = heldout_problems(recipe, load)
-        if recipe.evaluation.bug_set is not None:
-            named_bugs(recipe.evaluation.bug_set, held_out)
-    if "synthesize" in stages and recipe.synthesis.endpoint is not None:
-        endpoint_key(recipe.synthesis.endpoint)
-    for key, name in _models(recipe, stages):
-        folder = resolve_model(name, pins, trust_remote_code=recipe.model.trust_remote_code)
-        context = read_context(folder)
-        if context and recipe.model.max_length > context:
-            raise BadInput(
-                "recipe key 'model.max_length'",
-                f"is more than {key}={name} takes",
-                given=recipe.model.max_length,
-                expected=f"at most {context}",
-            )
-
-
-def _models(recipe: Recipe, stages: list[str]) -> Iterator[tuple[str, str]]:
-    """Key and name of each model that engines of these stages serve."""
-    if "evaluate" in stages:
-        for label, name in recipe.evaluation.models.items():
-            yield f"evaluation.models.{label}", name
-    if "synthesize" in stages and recipe.synthesis.endpoint is None and recipe.synthesis.teacher is not None:
-        yield "synthesis.teacher", recipe.synthesis.teacher
-    yield "model.name", recipe.model.name  # the last, as the packaged one takes a minute, once
-
-
 def _run_stages(run: RunDirectory, stages: list[str]) -> None:
     if stages == ["report"]:
         _report(run)  # before anything that a server could refuse
-        with closing(Tracker(run)) as tracker:
+        with Tracker(run) as tracker:
             tracker.publish("report")
         return
     from launch.fleet import Fleet
+    from launch.input_checks import warn_of_idle_gpus
 
-    with closing(Tracker(run)) as tracker, Fleet(run.recipe, stages, run.pins) as fleet:
+    with Tracker(run) as tracker, Fleet(run.recipe, stages, run.pins) as fleet:
+        warn_of_idle_gpus(run.recipe)
         for stage in stages:
             _stage(run, stage, _function(stage, run, fleet, tracker))
             tracker.publish(stage)

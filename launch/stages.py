@@ -43,6 +43,29 @@ def check_settings(recipe: Recipe, stages: Sequence[str]) -> None:
             )
 
 
+def check_context(recipe: Recipe, key: str, name: str, context: int) -> None:
+    """Raises BadInput where the model that this key names takes fewer tokens than a sequence has; 0 is unknown."""
+    if context and recipe.model.max_length > context:
+        raise BadInput(
+            "recipe key 'model.max_length'",
+            f"is more than {key}={name} takes",
+            given=recipe.model.max_length,
+            expected=f"at most {context}",
+        )
+
+
+def check_tensor_parallel(recipe: Recipe, heads: int) -> None:
+    """Raises BadInput where the workers of an engine cannot share out the model's attention heads evenly."""
+    workers = recipe.rollout.tensor_parallel
+    if heads % workers:
+        raise BadInput(
+            "recipe key 'rollout.tensor_parallel'",
+            "does not divide the attention heads of the model",
+            given=workers,
+            expected=f"a divisor of {heads}",
+        )
+
+
 def _goes_on_from(recipe: Recipe, stage: str) -> list[str]:
     needed = {"sft": ["synthesize"], "ppo": ["synthesize", "sft"], "evaluate": ["sft", "ppo"]}.get(stage, [])
     # A recipe without a training stage starts PPO from the untrained model, and measures what there is.

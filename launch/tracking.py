@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
 
 from launch.gauges import Gauges
 from launch.mlflow_runs import MlflowRuns
@@ -39,12 +40,16 @@ class Mirror(Protocol):
     def artifact(self, stage: str, name: str, kind: str, path: Path) -> None:
         """A file, kept with the run."""
 
-    def close(self) -> None:
-        """Ends what was begun."""
+    def close(self, failed: Collection[str] = ()) -> None:
+        """Ends what was begun; these stages came to no good end."""
 
 
 class Tracker:
-    """Writes one numbered part a step and mirrors it, grouped by stage."""
+    """Writes one numbered part a step and mirrors it, grouped by stage.
+
+    As a context manager it tells the mirrors which stage an error or a signal has ended: one that was begun and is not
+    published.
+    """
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
@@ -56,13 +61,23 @@ class Tracker:
             self._mirrors.append(MlflowRuns(run, run.recipe.tracking.mlflow))
         self._tensorboard: Any = None
         self._told: dict[str, int] = {}  # by stage: the last step that mirrors had before a resume
+        self._unfinished: set[str] = set()
         self._gauges = Gauges(run.recipe.run)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(failed=error is not None)
 
     def log(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
         """Stores the metrics of one step of a stage; the same step written again replaces itself.
 
         Mirrors cannot take a point back: what they were told of a step stays, and it is not told them twice.
         """
+        self._unfinished.add(stage)
         write_part(self.run.root / stage / "metrics", step, [{"step": step, **metrics}])
         numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
         self._gauges.publish(stage, {"step": step, **numbers})
@@ -84,6 +99,7 @@ class Tracker:
 
     def publish(self, stage: str) -> None:
         """Mirrors what a finished stage has left: its figures, a table of its answers, the report."""
+        self._unfinished.discard(stage)
         if not self._mirrors:
             return
         if stage == "synthesize":
@@ -99,10 +115,10 @@ class Tracker:
             for mirror in self._mirrors:
                 mirror.artifact("evaluation", "report", "report", report)
 
-    def close(self) -> None:
-        """Ends what was begun."""
+    def close(self, failed: bool = False) -> None:
+        """Ends what was begun; after a failure the stages that have not been published are told as failed."""
         for mirror in self._mirrors:
-            mirror.close()
+            mirror.close(self._unfinished if failed else ())
         if self._tensorboard is not None:
             self._tensorboard.close()
 

@@ -8,7 +8,7 @@ WANDB_API_KEY or its own login. Offline runs, and those of a server that cannot 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,13 +48,13 @@ class WandbRuns:
         artifact.add_file(str(path))
         self._of(stage).log_artifact(artifact)
 
-    def close(self) -> None:
-        """Ends every wandb run that was begun; returns when their files are whole."""
+    def close(self, failed: Collection[str] = ()) -> None:
+        """Ends every wandb run that was begun, those of the stages `failed` as such, and waits for their files."""
         if self._begun:
             import wandb
 
-            for begun in self._begun.values():
-                begun.finish()
+            for stage, begun in self._begun.items():
+                begun.finish(exit_code=1 if stage in failed else 0)
             wandb.teardown()
 
     def _of(self, stage: str) -> Any:

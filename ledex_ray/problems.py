@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Compare = Literal["equal", "close", "unordered", "json"]
+SPLITS = ("train", "validation", "test", "prompt", "heldout")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Problem:
     canonical_solutions: tuple[str, ...] = ()
     limits: Limits | None = None
     n_public: int = 1
-    split: str = ""  # train, validation, test, prompt or heldout; empty when the set has none
+    split: str = ""  # one of SPLITS; empty when the set has none
     benchmark: str = ""  # bundled, mbpp, humaneval, mbppplus, humanevalplus, apps, codecontests or jsonl
     meta: dict[str, str] = field(default_factory=dict)  # difficulty, topic
 

@@ -11,10 +11,11 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -118,8 +119,11 @@ def _checked(tree: Mapping[str, Any]) -> Recipe | _Mistake:
     if first["type"] == "extra_forbidden":
         return _Mistake(f"unknown key '{key}'{_nearest(first['loc'])}")
     alternatives = dict.fromkeys(_expected(e) for e in (first, *others) if _key(e["loc"]) == key)
-    return _Mistake(f"key '{key}'", first["input"], " or ".join(alternatives))
+    given = ", got nothing" if first["input"] is None else ""
+    return _Mistake(f"key '{key}'{given}", first["input"], " or ".join(alternatives))
 
+
+YAML_NULLS = ("~", "null", "Null", "NULL")
 
 SHAPES = {
     "string_type": "text",
@@ -150,17 +154,15 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise BadInput("override", "is not of the form key=value", given=override, expected="e.g. sft.epochs=1")
+    # What follows evaluation.models is one label, which may hold dots.
+    *parents, last = key.strip().split(".", 2 if key.strip().startswith("evaluation.models.") else -1)
+    if not parents and last == "model":  # the documented short form: model=HUB_ID_OR_PATH
+        parents, last = ["model"], "name"
     try:
-        value = yaml.safe_load(text)
+        value = _text(text) if _takes_text(parents, last) else _value(text)
     except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise BadInput(f"override {key}", f"value is not valid YAML ({reason})", given=text) from error
-    if isinstance(value, str):  # YAML reads 2e-6 as text: its floats need a dot
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    *parents, last = key.strip().split(".")
-    if not parents and last == "model":  # the documented short form: model=HUB_ID_OR_PATH
-        parents, last = ["model"], "name"
     node = tree
     for parent in parents:
         node = node.setdefault(parent, {})
@@ -169,15 +171,47 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node[last] = value
 
 
-def _nearest(loc: tuple[int | str, ...]) -> str:
+def _value(text: str) -> Any:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):  # YAML reads 2e-6 as text: its floats need a dot
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
+
+
+def _text(text: str) -> Any:
+    """As YAML, but what it would take for a number, a date or a truth value stays the text that was given."""
+    value = yaml.load(text, yaml.BaseLoader)
+    return None if value in YAML_NULLS else value
+
+
+def _takes_text(parents: Sequence[str], last: str) -> bool:
+    if parents == ["evaluation", "models"]:
+        return True
+    section = _section(parents)
+    field = section.model_fields.get(last) if section else None
+    annotation: Any = field.annotation if field else None
+    alternatives = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return str in alternatives
+
+
+def _section(keys: Iterable[int | str]) -> type[BaseModel] | None:
+    """The section of a recipe that these keys lead to, if there is one."""
     section: type[BaseModel] = Recipe
-    for part in loc[:-1]:
-        field = section.model_fields.get(str(part))
+    for key in keys:
+        field = section.model_fields.get(str(key))
         candidates = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
         inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
         if inner is None:
-            return ""
+            return None
         section = inner
+    return section
+
+
+def _nearest(loc: tuple[int | str, ...]) -> str:
+    section = _section(loc[:-1])
+    if section is None:
+        return ""
     close = difflib.get_close_matches(str(loc[-1]), section.model_fields, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{'.'.join(map(str, [*loc[:-1], close[0]]))}'?"

@@ -76,11 +76,12 @@ def test_a_killed_conversion_leaves_no_model_and_the_next_one_finishes(smollm2: 
 
 def test_a_directory_with_a_config_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model-00001-of-00002.safetensors").touch()
     assert resolve_model(str(tmp_path)) == tmp_path.resolve()
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", "/nowhere/at/all", "./nowhere", "a/b/c", "two words", "nobody/has-this-model"]
+    "name", ["", " ", "/nowhere/at/all", "~nobody-here/x", "./nowhere", "a/b/c", "two words", "nobody/has-this-model"]
 )
 @pytest.mark.parametrize("resolve", [resolve_model, resolve_encoder])
 def test_a_name_that_is_nothing_is_refused_with_what_is_allowed(resolve: Callable[[str], Path], name: str) -> None:
@@ -88,8 +89,19 @@ def test_a_name_that_is_nothing_is_refused_with_what_is_allowed(resolve: Callabl
         resolve(name)
 
 
+@pytest.mark.parametrize("resolve", [resolve_model, resolve_encoder])
+def test_a_refusal_tells_the_key_that_holds_the_name(resolve: Callable[..., Path]) -> None:
+    with pytest.raises(BadInput, match=r"^recipe key 'a\.b': /nowhere: no such directory; expected"):
+        resolve("/nowhere", where="recipe key 'a.b'")
+    with pytest.raises(BadInput, match=r"^/nowhere: no such directory; expected"):
+        resolve("/nowhere")
+
+
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"holds no config\.json"):
+        resolve_model(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"holds no weights; expected \*\.safetensors or \*\.bin"):
         resolve_model(str(tmp_path))
 
 

@@ -6,13 +6,14 @@ optional @SPLIT. Names look in the folder LEDEX_DATA, then on the hub; `humaneva
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ledex_ray.errors import BadInput
-from ledex_ray.problems import Problem
+from ledex_ray.problems import SPLITS, Problem
 from ledex_ray.readers import sources
 from ledex_ray.readers.contests import apps_folders, read_apps, read_codecontests
 from ledex_ray.readers.evalplus import read_evalplus
@@ -40,7 +41,6 @@ __all__ = [
     "resolve_task_id",
 ]
 
-SPLITS = ("train", "validation", "test", "prompt", "heldout")
 NAMES = ("bundled", *sources.SETS)
 FORMATS: dict[str, Callable[[Iterable[tuple[str, Row]]], list[Problem]]] = {
     "humaneval": read_humaneval,
@@ -76,12 +76,21 @@ def parse_spec(spec: str) -> Spec:
             )
         if not path:
             raise BadInput(f"problems '{spec}'", "has no path", expected="FORMAT:PATH")
-        return Spec(name, Path(path).expanduser(), split)
+        place = Path(os.path.expanduser(path))
+        before, marked, after = str(place).rpartition("@")
+        if marked and "/" not in after and not place.exists() and Path(before).exists():
+            raise _unknown_split(spec, after)
+        return Spec(name, place, split)
     if at and not split and head in NAMES:
-        raise BadInput(f"problems '{spec}'", "has an unknown split", given=tail, expected=" or ".join(SPLITS))
+        raise _unknown_split(spec, tail)
     if rest not in NAMES:
-        raise BadInput(f"problems '{spec}'", "is no known set", expected=f"{', '.join(NAMES)} or FORMAT:PATH")
+        hint = f"; did you mean jsonl:{spec}?" if ".json" in rest or Path(os.path.expanduser(rest)).is_file() else ""
+        raise BadInput(f"problems '{spec}'", "is no known set", expected=f"{', '.join(NAMES)} or FORMAT:PATH{hint}")
     return Spec(rest, None, split)
+
+
+def _unknown_split(spec: str, given: str) -> BadInput:
+    return BadInput(f"problems '{spec}'", "has an unknown split", given=given, expected=" or ".join(SPLITS))
 
 
 def load_problems(spec: str, run_canonical: RunCanonical | None = None) -> list[Problem]:

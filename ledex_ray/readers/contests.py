@@ -21,6 +21,7 @@ from ledex_ray.problems import CallTest, Problem, StdioTest, Test
 from ledex_ray.readers.files import Row, read_text, text_field
 
 SPLITS = ("train", "test")
+CASES = ("public_tests", "private_tests", "generated_tests")
 PYTHON3 = 3  # of CodeContests' languages: 0 unknown, 1 Python 2, 2 C++, 3 Python 3, 4 Java
 
 
@@ -85,6 +86,8 @@ def _apps_id(row: Row, split: str, where: str) -> str:
 
 
 def _apps_problem(row: Row, where: str) -> Problem | None:
+    if "input_output" not in row:
+        raise BadInput(where, "field 'input_output' is missing", expected="a problem of APPS")
     cases = _json(row, "input_output", where, {})
     if not isinstance(cases, dict) or not {"inputs", "outputs"} <= set(cases):
         if not cases:
@@ -157,7 +160,9 @@ def read_codecontests(rows: Iterable[tuple[str, Row]]) -> list[Problem]:
 
 
 def _contest_problem(row: Row, where: str) -> Problem | None:
-    groups = [_cases(row, name, where) for name in ("public_tests", "private_tests", "generated_tests")]
+    if not any(name in row for name in CASES):
+        raise BadInput(where, "field 'public_tests' is missing", expected="a problem of CodeContests")
+    groups = [_cases(row, name, where) for name in CASES]
     tests = [test for group in groups for test in group]
     if not tests:
         return None

@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from ledex_ray.errors import BadInput
 from ledex_ray.literals import check_literal, field_literal, to_literal
-from ledex_ray.problems import AssertTest, CallTest, CheckTest, Compare, Limits, Problem, StdioTest, Test
+from ledex_ray.problems import SPLITS, AssertTest, CallTest, CheckTest, Compare, Limits, Problem, StdioTest, Test
 from ledex_ray.readers.files import Row, json_lines, text_field
 from ledex_ray.syntax import UNREADABLE
 
@@ -67,7 +67,7 @@ def parse_problem(row: Row, where: str, *, benchmark: str = "jsonl") -> Problem:
         canonical_solutions=_canonical(row, where),
         limits=_limits(row, where),
         n_public=_public(row, len(tests), where),
-        split=text_field(row, "split", where, required=False),
+        split=_split(row, where),
         benchmark=benchmark,
         meta={key: str(row[key]) for key in sorted(SHOWN) if row.get(key) is not None},
     )
@@ -121,6 +121,13 @@ def _limits(row: Row, where: str) -> Limits | None:
     if memory < 1:
         raise BadInput(where, "field 'limits.memory_mb'", given=memory, expected="whole megabytes, from 1")
     return Limits(cpu_seconds=float(cpu), memory_mb=int(memory))
+
+
+def _split(row: Row, where: str) -> str:
+    split = text_field(row, "split", where, required=False)
+    if split and split not in SPLITS:
+        raise BadInput(where, "field 'split'", given=split, expected=" or ".join(SPLITS))
+    return split
 
 
 def _public(row: Row, n_tests: int, where: str) -> int:

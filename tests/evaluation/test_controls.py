@@ -126,7 +126,7 @@ def test_a_named_bug_set_is_taken_whole_and_for_held_out_problems_alone(runs_dir
 
 def test_a_bug_set_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "bugs.parquet")
-    with pytest.raises(BadInput, match="no such file"):
+    with pytest.raises(BadInput, match=r"^recipe key 'evaluation\.bug_set': .*no such file"):
         named_bugs(path, PROBLEMS)
     write_records(path, [], Bug)
     with pytest.raises(BadInput, match="holds no bug"):

@@ -203,7 +203,7 @@ def test_runs_of_one_name_keep_their_figures_apart(runs_dir: Path, tmp_path: Pat
     by_model = {row[0]: row[initial].split()[0] for row in rows if row[1] == "explain, then revise, first round"}
     assert by_model == {"a/same: prompt": "16.7", "b/same: prompt": "66.7"}
     assert "<td>own repair rate</td><td>b/same</td><td>+50.0 [" in out.read_text()
-    with pytest.raises(BadInput, match="named twice"):
+    with pytest.raises(BadInput, match=r"^RUN: is named twice, got '/"):
         compare([str(tmp_path / "a/same"), str(tmp_path / "a/../a/same")], out)
 
 

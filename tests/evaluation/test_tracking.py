@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def test_a_step_that_a_resume_does_again_is_told_to_mirrors_once_and_stored_anew
         def log(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
             told.append((step, numbers["policy/loss"]))
 
-        def close(self) -> None:
+        def close(self, failed: Collection[str] = ()) -> None:
             pass
 
     for steps in (range(1, 4), range(2, 6)):  # killed after step 3, resumed after step 1
@@ -202,6 +202,39 @@ def test_a_resumed_stage_goes_on_in_the_same_mlflow_run(runs_dir: Path, store: s
     (made,) = mlflow_runs(store).values()
     history = MlflowClient(tracking_uri=store).get_metric_history(made.info.run_id, "policy/loss")
     assert [m.step for m in history] == [1, 2]
+
+
+def test_a_stage_that_an_error_or_ctrl_c_ends_has_failed_for_mlflow_until_a_resume_finishes_it(
+    runs_dir: Path, store: str
+) -> None:
+    def states() -> dict[str, str]:
+        return {stage: r.info.status for stage, r in mlflow_runs(store).items()}
+
+    for run in told(runs_dir, "cut", store):
+        with pytest.raises(KeyboardInterrupt), Tracker(run) as tracker:
+            tracker.log("sft", 1, {"loss": 1.0})
+            tracker.publish("sft")
+            tracker.log("ppo", 1, {"reward": 0.5})
+            raise KeyboardInterrupt
+        assert states() == {"sft": "FINISHED", "ppo": "FAILED"}
+        with Tracker(run) as tracker:
+            tracker.log("ppo", 2, {"reward": 0.75})
+            tracker.publish("ppo")
+        assert states() == {"sft": "FINISHED", "ppo": "FINISHED"}
+
+
+def test_a_stage_that_an_error_ends_has_failed_for_wandb(run: RunDirectory) -> None:
+    with pytest.raises(RuntimeError), Tracker(run) as tracker:
+        tracker.log("sft", 1, {"loss": 1.0})
+        tracker.publish("sft")
+        tracker.log("ppo", 1, {"reward": 0.5})
+        raise RuntimeError("the learner is lost")
+    ends = {}
+    for file in run.root.glob("wandb/offline-run-*/*.wandb"):
+        found = records(file)
+        (stage,) = {r.run.job_type for r in found if r.HasField("run")}
+        ends[stage] = [r.exit.exit_code for r in found if r.HasField("exit")]
+    assert ends == {"sft": [0], "ppo": [1]}
 
 
 def test_a_server_that_does_not_answer_is_refused_at_the_door(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

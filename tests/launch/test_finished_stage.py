@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launch.pipeline import _models, report_run, run_recipe
+from launch.pipeline import report_run, run_recipe
 from launch.ppo_setup import open_session
 from launch.rundir import RunDirectory
 from launch.stages import FOLDERS, check_order, check_settings
 from ledex_ray.config import Recipe
 from ledex_ray.errors import BadInput
-from ledex_ray.problems import Problem
 from ledex_ray.recipes import recipe_from_tree
-from reward.judge import JudgeConfig, ready_problems
 
 
 def trained(recipe: Recipe, *finished: str) -> Path:
@@ -53,90 +50,6 @@ def test_a_recipe_may_keep_them(runs_dir: Path) -> None:
     root = trained(recipe, *recipe.stages)
     run_recipe(recipe)
     assert len(list(root.glob("*/checkpoints/*/MANIFEST.json"))) == 4
-
-
-def test_each_problem_set_is_read_once_before_the_stages_begin(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
-
-    def counted(spec: str, config: JudgeConfig) -> list[Problem]:
-        read.append(spec)
-        return ready_problems(spec, config)
-
-    monkeypatch.setattr("reward.judge.ready_problems", counted)
-    recipe = recipe_from_tree({"stages": ["ppo", "evaluate"], "evaluation": {"models": {"none": "/nowhere"}}})
-    trained(recipe, "synthesize")
-    with pytest.raises(BadInput, match="/nowhere"):  # found after the problem sets
-        run_recipe(recipe)
-    assert sorted(read) == ["bundled@heldout", "bundled@train", "bundled@validation"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"evaluation": {"models": {"sft": "owner/name"}}}, "uses a run's own label"),
-        ({"evaluation": {"models": {"a b": "owner/one", "a_b": "owner/two"}}}, "has 'a b' as well"),
-        ({"problems": {"validation": "bundled@heldout"}}, "holds problem .* of the heldout split"),
-        ({"sandbox": {"python": "/nowhere/python"}}, "sandbox.python: not an executable file, got '/nowhere/python'"),
-    ],
-)
-def test_what_the_evaluation_would_refuse_is_refused_before_anything_is_trained(
-    runs_dir: Path, changes: dict[str, Any], told: str
-) -> None:
-    with pytest.raises(BadInput, match=told):
-        run_recipe(recipe_from_tree({"stages": ["synthesize", "sft", "evaluate"], **changes}))
-
-
-@pytest.mark.parametrize(
-    ("key", "stages"),
-    [
-        ("model.name", ["sft"]),
-        ("synthesis.teacher", ["synthesize"]),
-        ("evaluation.models.short", ["evaluate"]),
-    ],
-)
-def test_prompts_longer_than_a_model_that_is_asked_takes_are_refused(
-    runs_dir: Path, tmp_path: Path, key: str, stages: list[str]
-) -> None:
-    for name, context in {"short": 512, "long": 4096}.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps({"n_positions": context}))
-    short, long = str(tmp_path / "short"), str(tmp_path / "long")
-    models = {"model.name": long, "synthesis.teacher": long, "evaluation.models.short": long, key: short}
-    tree: dict[str, Any] = {"model": {"name": models["model.name"], "max_length": 1024}, "stages": stages}
-    tree |= {"synthesis": {"teacher": models["synthesis.teacher"]}}
-    tree |= {"evaluation": {"models": {"short": models["evaluation.models.short"]}}}
-    recipe = recipe_from_tree(tree)
-    if stages == ["sft"]:
-        trained(recipe, "synthesize")
-    with pytest.raises(BadInput, match=f"model.max_length': is more than {key}={short} takes, got 1024; .* 512"):
-        run_recipe(recipe)
-    unasked = [s for s in ("synthesize", "evaluate") if s not in stages]
-    assert dict(_models(recipe, unasked)).get(key) == (short if key == "model.name" else None)
-
-
-@pytest.mark.parametrize(
-    ("floor", "told"),
-    [("none", "no such directory"), ("B", "sandbox.floor': this machine reaches isolation tier none, the floor is B")],
-)
-def test_reference_solutions_are_judged_under_the_floor_of_the_recipe(
-    runs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, floor: str, told: str
-) -> None:
-    monkeypatch.setenv("LEDEX_CACHE", str(tmp_path / "cache"))
-    without = {"A": "no bubblewrap", "B": "no Landlock", "C": "no root", "none": ""}
-    monkeypatch.setattr("reward.judge.tiers.available_tiers", lambda: without)
-    row = {"task_id": "Mbpp/1", "prompt": '"""\nDo it.\nassert f(1)\n"""\n', "entry_point": "f", "atol": 0}
-    row |= {"canonical_solution": "def f(a):\n    return a\n", "base_input": [[1]], "plus_input": []}
-    (tmp_path / "plus.jsonl").write_text(json.dumps(row) + "\n")
-    recipe = recipe_from_tree(
-        {
-            "model": {"name": "./nowhere"},  # found after the problem sets
-            "problems": {"train": f"evalplus:{tmp_path / 'plus.jsonl'}"},
-            "sandbox": {"floor": floor},
-            "stages": ["synthesize"],
-        }
-    )
-    with pytest.raises(BadInput, match=told):
-        run_recipe(recipe)
 
 
 def test_more_iterations_are_another_recipe_so_that_nothing_goes_on_from_a_finished_stage(runs_dir: Path) -> None:
@@ -196,6 +109,19 @@ def test_a_mistyped_model_leaves_no_run(runs_dir: Path) -> None:
     with pytest.raises(BadInput, match="no such directory"):
         run_recipe(recipe_from_tree({"model": {"name": "./nowhere"}, "stages": ["synthesize", "report"]}))
     assert list(runs_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "tree"),
+    [
+        ("synthesis.teacher", {"synthesis": {"teacher": "./nowhere"}}),
+        ("reward.encoder", {"reward": {"encoder": "./nowhere"}}),
+        ("evaluation.models.other", {"evaluation": {"models": {"other": "./nowhere"}}}),
+    ],
+)
+def test_of_several_models_the_missing_one_is_told_by_its_key(runs_dir: Path, key: str, tree: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match=f"^recipe key '{key}': ./nowhere: no such directory"):
+        run_recipe(recipe_from_tree(tree))
 
 
 def test_a_training_under_tune_is_refused_and_leaves_the_run_to_others(runs_dir: Path) -> None:

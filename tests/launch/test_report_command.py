@@ -80,5 +80,10 @@ def test_overrides_that_say_what_is_computed_are_another_run(runs_dir: Path) -> 
 
 def test_the_place_of_a_comparison_means_nothing_for_one_run(runs_dir: Path, tmp_path: Path) -> None:
     begun(runs_dir, "mine")
-    with pytest.raises(BadInput, match="comparison of several runs"):
+    with pytest.raises(BadInput, match=f"comparison of several runs; .*, got '{tmp_path / 'page.html'}'$"):
         report("mine", "--out", str(tmp_path / "page.html"))
+
+
+def test_an_override_of_several_runs_is_refused_by_its_own_text(runs_dir: Path) -> None:
+    with pytest.raises(BadInput, match=r"^override: makes no sense for several runs, got 'sft\.epochs=1'$"):
+        report("mine", "other", "sft.epochs=1")

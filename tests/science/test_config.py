@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,8 @@ def _file(folder: Path, text: str) -> Path:
         ),
         ("evaluation: {k: [50]}", ["evaluation", "50"]),
         ("run: ../escape", ["run", "../escape"]),
+        ("rollout: {gpus: 2}", ["rollout.gpus", "2", "less than or equal to 1"]),
+        ("learner: {gpus: 1.5}", ["learner.gpus", "1.5", "less than or equal to 1"]),
         ("{rollout: {gpus: 0.5, actors: 2}, learner: {gpus: 0.5}}", ["share of a GPU", "rollout.actors must be 1"]),
         ("{rollout: {gpus: 0.5}, learner: {gpus: 0.5, ranks: 2}}", ["share of a GPU", "learner.ranks must be 1"]),
         ("synthesis: {teacher: t, endpoint: {url: 'https://h/v1?key=secret'}}", ["synthesis.endpoint.url", "'?'"]),
@@ -75,7 +78,36 @@ def test_overrides_reach_nested_keys_and_scientific_numbers(tmp_path: Path) -> N
     assert recipe.evaluation.k == (1,)
 
 
-@pytest.mark.parametrize("override", ["sft.epochs", "=3", "run.x.y=1", "run=2024-13-45", "run=[a"])
+@pytest.mark.parametrize(
+    ("override", "tree"),
+    [
+        ("run=2024-05-01", {"run": "2024-05-01"}),
+        ("run=1e3", {"run": "1e3"}),
+        ("run=yes", {"run": "yes"}),
+        ("run='007'", {"run": "007"}),
+        ("model=123", {"model": {"name": "123"}}),
+        ("model.name=''", {"model": {"name": ""}}),
+        ("synthesis.teacher=1.5", {"synthesis": {"teacher": "1.5"}}),
+        ("synthesis.teacher=null", {}),
+        ("synthesis.teacher=", {}),
+        ("problems.train=12", {"problems": {"train": "12"}}),
+        ("problems.train=[a, b]", {"problems": {"train": ["a", "b"]}}),
+        ("evaluation.models.qwen2.5=runs/mine", {"evaluation": {"models": {"qwen2.5": "runs/mine"}}}),
+        ("evaluation.models.a=12", {"evaluation": {"models": {"a": "12"}}}),
+    ],
+)
+def test_where_text_is_taken_an_override_keeps_its_own(tmp_path: Path, override: str, tree: dict[str, Any]) -> None:
+    assert load_recipe(_file(tmp_path, "run: a"), [override]) == recipe_from_tree({"run": "a"} | tree)
+
+
+def test_a_key_without_a_value_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"^override: key 'model.name', got nothing; expected text$"):
+        load_recipe(_file(tmp_path, "run: a"), ["model="])
+    with pytest.raises(BadInput, match=r"mine.yaml: key 'sft', got nothing; expected a section of keys$"):
+        load_recipe(_file(tmp_path, "sft:"))
+
+
+@pytest.mark.parametrize("override", ["sft.epochs", "=3", "run.x.y=1", "sft.epochs=2024-13-45", "run=[a"])
 def test_a_wrong_override_is_refused(tmp_path: Path, override: str) -> None:
     with pytest.raises(BadInput, match="override"):
         load_recipe(_file(tmp_path, "run: a"), [override])

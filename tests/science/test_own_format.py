@@ -109,6 +109,7 @@ def test_entry_point_is_found_in_an_assert(tmp_path: Path) -> None:
         ({"limits": {"seconds": 1}}, "'limits'"),
         ({"public": 2}, "'public', got 2; expected a number of leading tests, 0 to 1"),
         ({"public": True}, "'public', got True"),
+        ({"split": "trian"}, "'split', got 'trian'; expected train or validation or test or prompt or heldout"),
         ({"setup": "import"}, "'setup' is not Python"),
         ({"publik": 1}, "unknown field 'publik'; expected 'public', or another name"),
         ({"tests": [{"args": "(1,)", "expected": "2", "a_tol": 1}]}, "'tests[0].a_tol'; expected 'tests[0].atol'"),

@@ -346,6 +346,19 @@ def test_foreign_rows_that_are_wrong_are_named_with_file_line_and_field(
     assert f"{path}:2: " in str(refused.value) and said in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("format", "field", "empty"),
+    [("apps", "input_output", APPS | {"input_output": ""}), ("codecontests", "public_tests", {"public_tests": None})],
+)
+def test_a_file_of_another_format_is_told_by_its_line_and_the_field_that_lacks(
+    tmp_path: Path, format: str, field: str, empty: dict[str, Any]
+) -> None:
+    with pytest.raises(BadInput, match=rf"problems\.jsonl:1: field '{field}' is missing; expected a problem of"):
+        load_problems(f"{format}:{write(tmp_path, MBPP)}")
+    with pytest.raises(BadInput, match="holds no problem"):  # it is of this format, and has no cases
+        load_problems(f"{format}:{write(tmp_path, empty)}")
+
+
 def test_two_problems_of_one_id_are_refused_and_contests_of_one_name_are_told_apart(tmp_path: Path) -> None:
     mbpp = {"task_id": 7, "text": "Double.", "code": "def f(a):\n    return 2 * a", "test_list": ["assert f(1) == 2"]}
     with pytest.raises(BadInput, match="holds 2 problems of one id, got 'MBPP/7'; expected unique ids"):

@@ -21,6 +21,8 @@ from tests.science.rows import CONTEST, GOOD, write
     ("spec", "said"),
     [
         ("humanevil", "is no known set"),
+        ("prob.jsonl", "or FORMAT:PATH; did you mean jsonl:prob.jsonl"),
+        ("prob.jsonl.gz@train", "did you mean jsonl:prob.jsonl.gz@train"),
         ("csv:x", "unknown format, got 'csv'"),
         ("jsonl:", "has no path"),
         ("mbpp@dev", "unknown split, got 'dev'; expected train or validation"),
@@ -35,6 +37,18 @@ def test_wrong_spec_is_refused(spec: str, said: str) -> None:
 def test_path_may_hold_an_at_sign() -> None:
     assert parse_spec("jsonl:/a@b/c.jsonl").path == Path("/a@b/c.jsonl")
     assert parse_spec("jsonl:/a@b/c.jsonl@train").split == "train"
+    assert parse_spec("apps:/").path == Path("/")
+
+
+def test_a_split_that_no_file_can_have_is_told_from_a_missing_file(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    for wrong in (f"jsonl:{path}@dev", f"apps:{tmp_path}@dev"):
+        with pytest.raises(BadInput, match="has an unknown split, got 'dev'; expected train or validation or test"):
+            parse_spec(wrong)
+    path.rename(tmp_path / "problems.jsonl@dev")
+    assert parse_spec(f"jsonl:{path}@dev").path == tmp_path / "problems.jsonl@dev"
+    with pytest.raises(BadInput, match="no such file"):
+        load_problems(f"jsonl:{path}@trian")
 
 
 def test_split_of_a_file_is_taken(tmp_path: Path) -> None:
