@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from itertools import chain, islice
+
+import ray
 
 from actors.capacity import make_room
 from actors.local_ray import start_ray
@@ -20,18 +23,21 @@ from reward.terms import TextJob
 def judge_on_cluster(
     pairs: Iterator[tuple[Problem, str]], address: str, workers: int, packages: tuple[str, ...] = ()
 ) -> Generator[Verdict]:
-    """Verdicts in the order of the pairs. `workers` 0 means one sandbox a core of the cluster.
+    """Verdicts in the order of the pairs. `workers` 0 means one sandbox a core of the cluster, no more than programs.
 
     What is refused at the door is not sent. Raises BadInput where the cluster has no place for the sandboxes,
     `actors.ray_pool.NoMembers` when none of them comes up.
     """
     start_ray(address)
-    make_room([Demand("sandbox", ({"sandbox": 1},) * max(1, workers), "SPREAD")], READY_SECONDS)
+    most = workers or max(1, int(ray.cluster_resources().get("sandbox", 1)))
+    first = list(islice(pairs, most))  # Ray calls a sandbox a crash that is ended while it still starts
+    sandboxes = max(1, len(first))
+    make_room([Demand("sandbox", ({"sandbox": 1},) * (sandboxes if workers else 1), "SPREAD")], READY_SECONDS)
     default = Limits()
     config = SandboxConfig(
         floor="C",
         packages=packages,
-        actors=workers or None,
+        actors=sandboxes,
         cpu_seconds=default.cpu_seconds,
         memory_mb=default.memory_mb,
     )
@@ -40,7 +46,7 @@ def judge_on_cluster(
 
     def requests() -> Iterator[ScoreRequest]:
         nonlocal sent
-        for problem, program in pairs:
+        for problem, program in chain(first, pairs):
             reason = refuse(program)
             if reason:
                 waiting[sent] = rejected(problem, reason, "")

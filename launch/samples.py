@@ -183,10 +183,15 @@ def judged(
 
 @contextlib.contextmanager
 def output(out: Path | None) -> Iterator[IO[str]]:
-    """Standard output, or a temporary file that becomes `out` when all is written; a device or pipe is written to."""
+    """Standard output, or a temporary file that becomes `out` when all is written; a device or pipe is written to.
+
+    Standard output then holds the results alone: what else is printed from here on (Ray's messages, which come when
+    they come) goes to standard error.
+    """
     if out is None:
-        yield sys.stdout
-        sys.stdout.flush()
+        results, sys.stdout = sys.stdout, sys.stderr
+        yield results
+        results.flush()
         return
     if out.exists() and not out.is_file():
         with out.open("w", encoding="utf-8") as file:

@@ -319,6 +319,7 @@ def test_programs_import_what_lies_in_folders_of_packages_and_nothing_else(
     given = samples(tmp_path, {"task_id": "sum/1", "solution": "from sums import total"})
     with_them = ledex("judge", "--problems", problems, given, "--packages", str(shared), *cluster)
     assert [row["status"] for row in map(json.loads, with_them.stdout.splitlines())] == ["PASSED"], with_them.stderr
+    assert "raylet" not in with_them.stderr, "no sandbox was ended while it still started"
     without = ledex("judge", "--problems", problems, given, *cluster)
     (row,) = map(json.loads, without.stdout.splitlines())
     assert row["status"] == "ERROR" and "No module named 'sums'" in row["feedback"]
